@@ -17,7 +17,7 @@ CORPORA: Final = ROOT / "tests" / "corpora"
 _NATIVE: Final = ROOT / "mcr" / "native"
 _PROGRAMS: Final = ROOT / "tests" / "native"
 _SOURCES: Final = {
-    "packet": ("packet.c", "sanity.c", "checksum.c", "own.c"),
+    "packet": ("packet.c", "look.c", "sanity.c", "checksum.c", "own.c"),
     "reassembly": ("reassembly.c", "packet.c"),
 }
 _FLAGS: Final = (

@@ -33,6 +33,7 @@ ffi.set_source(
     #include "health/tap.h"
     #include "journal.h"
     #include "later.h"
+    #include "look.h"
     #include "match.h"
     #include "pace.h"
     #include "packet.h"

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -36,17 +36,16 @@ _NEARLY_ALL = 0.75  # of what others send
 _MOST: Final = 0.5  # more of it is enough for a trial
 _DROWNS: Final = 8  # times what all others send; then a trial takes no share of it
 _FEW = 32  # datagrams tell nothing
-_PLAIN = 2048  # datagrams from one origin that says nothing twice: in a circle are others', or the same ones
-_PLAIN_AGAIN = 16  # one of so many may have been said before
 _OWN = 4  # payloads that somebody sends first; fewer may have been on their way for long
 _ALIVE = 8  # payloads of others of which nothing came back: it is over
 _CROWD = 1000  # datagrams of one who may be a full loop
-_SAME: Final = 16  # times that it says each payload, on the average
+
+SAME: Final = 16
+"""Times that it says each payload, on the average."""
 
 
-@attrs.frozen
-class Origin:
-    """Who sends.
+class Origin(NamedTuple):
+    """Who sends. It is hashed for each datagram, so it is a tuple.
 
     Attributes:
         mac: empty: the interface has none.
@@ -168,12 +167,17 @@ class Sightings:
 
     def add(self, origin: Origin, payload: Hashable) -> None:
         """One that came."""
-        places = self._senders.setdefault(payload, {}).setdefault(origin, [])
-        places.append(self.count)
-        if origin.address not in self._named:
+        senders = self._senders.get(payload)
+        if senders is None:
+            senders = self._senders[payload] = {}
+        places = senders.get(origin)
+        if places is None:
+            places = senders[origin] = []
             self._origins.add(origin)
+        else:
+            self._again += 1
+        places.append(self.count)
         self.count += 1
-        self._again += len(places) > 1
         if len(places) == AGAIN:
             self._often.setdefault(origin, []).append(payload)
 
@@ -183,6 +187,8 @@ class Sightings:
         Who returns datagrams of several senders from their own addresses (`source=keep`) is one of these. Machines
         behind one router have its MAC, too, but addresses of their own: they remain apart.
         """
+        if len({each.address for each in self._origins}) == len(self._origins):
+            return self  # nobody sends from another's
         keeping = {each.mac for senders in self._senders.values() for each in senders if _keeps_source(each, senders)}
         if not keeping:
             return self
@@ -207,7 +213,7 @@ class Sightings:
 
         What is in a circle as the look begins comes within a turn. So much of what was seen tells nothing, either.
         """
-        if self._new is None:
+        if self._new is None or not of:
             return ()
         returned, own, sent, turns = Counter[Origin](), Counter[Origin](), 0, Counter[Origin]()
         proofs = {each: self._proofs(each, self._named)[0] if each in self._often else [] for each in of}
@@ -230,19 +236,24 @@ class Sightings:
                 returned.update(back)
                 turns |= Counter({each: (len(senders[each]) - _SPARE) // len(places) for each in back})
                 sent += 1
-        used = Counter(each.address for each in self._origins)
+        others = self._others()
+        used = Counter(each.address for each in others)
         return tuple(
             Echo(
                 each,
                 returned[each],
                 own[each],
                 sent,
-                used[each.address] > (each in self._origins),
+                used[each.address] > (each in others),
                 doubled[each],
                 turns[each],
             )
             for each in of
         )
+
+    def _others(self) -> set[Origin]:
+        """All but the sources that other rules name."""
+        return {each for each in self._origins if each.address not in self._named}
 
     def returners(self, enough: int = KINDS, chain: int = CHAIN) -> tuple[Return, ...]:
         """Origins that return what others send: so many payloads at the least, and so many in a chain.
@@ -274,6 +285,8 @@ class Sightings:
 
     def crowd(self) -> Crowd | None:
         """Who says the same few things so often that a full loop would look like it."""
+        if not self._often:
+            return None
         counts = Counter[Origin]()
         payloads = Counter[Origin]()
         for senders in self._senders.values():
@@ -281,7 +294,7 @@ class Sightings:
                 counts[origin] += len(places)
                 payloads[origin] += 1
         for origin, count in counts.most_common(1):
-            is_same = count >= _CROWD and count >= _SAME * payloads[origin]
+            is_same = count >= _CROWD and count >= SAME * payloads[origin]
             if is_same and self._drowns(origin) and origin.address not in self._named:
                 return Crowd(origin, count, payloads[origin], self.count - count)
         return None
@@ -339,11 +352,6 @@ class Sightings:
                     return False
                 alive += any(each.address not in self._named for each in senders)
         return alive >= _ALIVE
-
-    @property
-    def are_plain(self) -> bool:
-        """Whether this is a source alone: nobody is there who could return anything, and nothing is in a circle."""
-        return len(self._origins) == 1 and self.count >= _PLAIN and _PLAIN_AGAIN * self._again < self.count
 
     @property
     def are_varied(self) -> bool:

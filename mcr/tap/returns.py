@@ -5,43 +5,36 @@ Its own packet socket sees what comes to either path, and costs packets only whi
 
 import random
 import socket
-import struct
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
 import attrs
 
 from mcr.errors import SystemFault
-from mcr.model.flow import IPV4, Flow
+from mcr.model.flow import Flow
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
 from mcr.net.filter.thinning import thin
 from mcr.net.interfaces import link_header
 from mcr.tap.copies import Crowd, Echo, Origin, Return, Sightings
+from mcr.tap.reading import MOST, Reading
+from mcr.tap.sampled import Sampled
 
 _SECONDS: Final = 0.5  # of a look
 _SETTLED: Final = 0.1  # of it, after which what was on its way when it began has come
 _KNOWN_SECONDS: Final = 1.0  # of one at somebody who is known, which is to be surer
 _KNOWN_SETTLED: Final = 0.3
 _JUDGED: Final = 0.2  # after that, before which a proof does not end it: who sends what is to be told as well
-_SHORTEST_WAIT = 0.001
+_STEP: Final = 0.1  # at the longest, until what has come is judged
+_AT_ONCE = 2_048  # datagrams that are judged while more come: the socket has no room for those of a longer time
 _HELD = 1_000  # flows, at the most, that a filter may hold
 _SIGNS_SECONDS: Final = 3.0  # of one that has seen a payload come back, or is to see that nothing does any more
-_DATAGRAMS = 16_384  # then it ends, and after so many frames, whoever takes them
-_APART = 256  # datagrams between two looks at what was lost
-_PACE = 4_000  # datagrams a second of which all can be seen
+_PACE = 16_000  # datagrams a second of which all can be seen, on a machine that is busy
 _MOST_SHARE = 1 << 16
 _BUFFER = 8 << 20  # bytes of frames that wait
-_FRAME = 0x10000 + 64  # bytes, at most
-_UDP_HEADER = 8
-_LENGTH = struct.Struct("!H")
-_STATISTICS = struct.Struct("=II")  # struct tpacket_stats: frames that came, and those of them that were lost
-_IPV6_HEADER = 40
-_SHORTEST = 28  # bytes of the headers of IPv4 and UDP
-_MAC = slice(6, 12)  # of the sender, in an Ethernet header
 
 
 @attrs.frozen
@@ -132,8 +125,9 @@ class _Seen:
 
 
 def _look(view: View, name: str, share: int) -> _Seen:
-    with _open(view, name, share) as tap:
-        return _watch(tap, link_header(tap), view)
+    taken = Taken(view)
+    with _open(view, name, share) as tap, Reading(tap, link_header(tap), view.vlan, taken.takes) as reading:
+        return _watch(reading, view)
 
 
 def _open(view: View, name: str, share: int) -> socket.socket:
@@ -145,8 +139,7 @@ def _open(view: View, name: str, share: int) -> socket.socket:
         tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)
         tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_IGNORE_OUTGOING, 1)  # or the kernel clones each that leaves
         tap.bind((name, uapi.ETH_P_ALL))
-        link = link_header(tap)
-        attach_filter(tap, _select(view, link, share, random.getrandbits(32)))
+        attach_filter(tap, _select(view, link_header(tap), share, random.getrandbits(32)))
     except OSError:
         tap.close()
         raise
@@ -179,40 +172,34 @@ class Taken:
         return flow in self._flows or flow + origin.address in self._flows
 
 
-def _watch(tap: socket.socket, link: int, view: View) -> _Seen:
+def _watch(reading: Reading, view: View) -> _Seen:
     """See what comes, until something is proven, or lost: what came before that is whole."""
-    seen, start, frames, taken = Sightings(view.named), time.monotonic(), 0, Taken(view)
-    buffer, room = bytearray(_FRAME), socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size)
+    held, start = Sampled(view.named), time.monotonic()
     seconds, settled = (_KNOWN_SECONDS, _KNOWN_SETTLED) if view.known else (_SECONDS, _SETTLED)
-    end = start + seconds
-    is_whole = True
-    while max(seen.count, frames) < _DATAGRAMS:
+    end, is_settled, count = start + seconds, False, 0
+    while reading.is_whole and max(count, reading.frames) < MOST and not held.is_full:
         now = time.monotonic()
         if now >= end:
-            if end > start + seconds or not _is_worth_more(seen, view.known):
+            if end > start + seconds or not _is_worth_more(held.seen, view.known):
                 break
             end = start + _SIGNS_SECONDS
-        tap.settimeout(max(end - now, _SHORTEST_WAIT))
-        try:
-            size, ancillary, _, _ = tap.recvmsg_into([buffer], room)
-        except TimeoutError:
-            continue
         if now >= start + settled:
-            seen.settle()
-        frames += 1
-        for origin, flow, payload in datagrams(buffer[:size], ancillary, link, view.vlan):
-            if taken.takes(origin, flow):
-                seen.add(origin, hash((flow, payload)))
-        if frames % _APART == 0:
-            is_whole, is_proven = not _lost(tap), any(not each.is_beside for each in seen.returners())
-            is_proven = is_proven or (end > start + seconds and bool(seen.part_returners()))
-            if not is_whole or (is_proven and time.monotonic() >= start + settled + _JUDGED):
-                break
-            if seen.are_plain and not view.known:
-                break
-    is_whole = is_whole and not _lost(tap)
-    verdict = _judge(seen, view.known, start, is_whole=is_whole)
-    return _Seen(verdict, is_whole, max(frames / max(seen.count, 1), 1.0))
+            held.settle()
+            is_settled = True
+        came = reading.read(min(_STEP, (end if is_settled else start + settled) - now))
+        count += len(came)
+        held.add(came)
+        if held.is_plain and not view.known:
+            return _Seen(Verdict(is_varied=True, seconds=time.monotonic() - start), is_whole=True, frames_each=1.0)
+        if held.is_alone or reading.is_behind or held.unjudged > _AT_ONCE:
+            continue
+        is_proven = any(not each.is_beside for each in held.seen.returners())
+        is_proven = is_proven or (end > start + seconds and bool(held.seen.part_returners()))
+        if is_proven and time.monotonic() >= start + settled + _JUDGED:
+            break
+    is_whole = reading.is_whole
+    verdict = _judge(held.seen, view.known, start, is_whole=is_whole)
+    return _Seen(verdict, is_whole, max(reading.frames / max(count, 1), 1.0))
 
 
 def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole: bool) -> Verdict:
@@ -222,7 +209,7 @@ def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole:
     return Verdict(
         returners,
         is_varied=is_whole and seen.are_varied,
-        is_over=is_whole and seen.are_over(known) and machines.are_over(known),
+        is_over=bool(known) and is_whole and seen.are_over(known) and machines.are_over(known),
         seconds=time.monotonic() - start,
         echoes=seen.echoes({*known, *(each.origin for each in returners)}) if is_whole else (),
         crowd=None if returners else seen.crowd(),
@@ -238,49 +225,3 @@ def _is_worth_more(seen: Sightings, known: frozenset[Origin]) -> bool:
         return True
     is_over = seen.are_over(known) and machines.are_over(known)
     return bool(known) and not is_over and not any(each.returned for each in seen.echoes(known))
-
-
-def _lost(tap: socket.socket) -> bool:
-    _, lost = _STATISTICS.unpack(tap.getsockopt(uapi.SOL_PACKET, uapi.PACKET_STATISTICS, _STATISTICS.size))
-    return bool(lost)
-
-
-def datagrams(
-    data: bytes | bytearray, ancillary: list[tuple[int, int, bytes]], link: int, vlan: int = 0
-) -> Iterator[tuple[Origin, bytes, bytes]]:
-    """Origin, flow and payload of each datagram of a frame, as recvmsg(2) gives it; none of a fragment, or no UDP.
-
-    The flow: bytes of the address and the port that it goes to. `link`: bytes of the link layer's header. `vlan`: of
-    the frames that are meant; 0: without a tag, or with one of a priority alone.
-    """
-    status, _, _, _, network, tci, _ = next((uapi.TPACKET_AUXDATA.unpack(each) for _, _, each in ancillary), (0,) * 7)
-    if vlan != (tci & uapi.VLAN_VID_MASK if status & uapi.TP_STATUS_VLAN_VALID else 0):
-        return
-    _, kind, _, segment, _, _ = uapi.VIRTIO_NET_HDR.unpack_from(data)
-    frame = bytes(data[uapi.VIRTIO_NET_HDR.size :])
-    datagram = frame[network:]
-    found = _udp(datagram)
-    if not found:
-        return
-    source, group, at = found
-    origin = Origin(frame[_MAC] if link else b"", source)
-    flow = group + datagram[at + 2 : at + 4]
-    (length,) = _LENGTH.unpack_from(datagram, at + 4)
-    payload = datagram[at + _UDP_HEADER : at + length] if length else datagram[at + _UDP_HEADER :]
-    step = segment if kind and segment else max(len(payload), 1)
-    for begin in range(0, max(len(payload), 1), step):
-        yield origin, flow, payload[begin : begin + step]
-
-
-def _udp(datagram: bytes) -> tuple[bytes, bytes, int] | None:
-    """Its source, where it goes, and where UDP's header is."""
-    if len(datagram) < _SHORTEST:
-        return None
-    if datagram[0] >> 4 != IPV4:
-        at = _IPV6_HEADER
-        is_udp = len(datagram) >= at + _UDP_HEADER and datagram[6] == socket.IPPROTO_UDP
-        return (datagram[8:24], datagram[24:40], at) if is_udp else None
-    at = 4 * (datagram[0] & 0x0F)
-    whole = not _LENGTH.unpack_from(datagram, 6)[0] & 0x3FFF
-    is_udp = datagram[9] == socket.IPPROTO_UDP and len(datagram) >= at + _UDP_HEADER
-    return (datagram[12:16], datagram[16:20], at) if whole and is_udp else None

@@ -3,8 +3,9 @@
  * The frame parser and the check of what it accepts, fed with frames in exactly sized buffers, so that a sanitizer sees
  * every byte read too far. Another reading of the same bytes says what has to come out. An input is:
  *
- *	flags  1: make the checksums right, 2: vouched for, 4: to another host, 8: by the loopback, 16: `network` counts
- *	network  offset of the IP header; else it is 14
+ *	flags  1: make the checksums right, 2: vouched for, 4: to another host, 8: by the loopback, 16: `network` counts,
+ *	       32: a look at the wire hears it, too
+ *	network  offset of the IP header; else it is 14; in a look: bytes of each datagram of a super-frame, if not 0
  *	the frame
  */
 #include "guided.h"
@@ -12,9 +13,10 @@
 #include <arpa/inet.h>
 #include <stdbool.h>
 
+#include "look.h"
 #include "sanity.h"
 
-enum { REPAIRED = 1, VOUCHED = 2, ELSEWHERE = 4, LOOPED = 8, ANY_OFFSET = 16 };
+enum { REPAIRED = 1, VOUCHED = 2, ELSEWHERE = 4, LOOPED = 8, ANY_OFFSET = 16, LOOKED_AT = 32 };
 
 static uint32_t load16(const uint8_t *at)
 {
@@ -137,7 +139,33 @@ static void check_sanity(const struct mcr_frame *frame, const struct mcr_packet 
 	CHECK(!frame->elsewhere || cause == MCR_CAUSE_OTHER_HOST);
 }
 
-static void check(uint8_t *bytes, uint32_t size, uint8_t flags, uint32_t network)
+/* A look at the wire hears each datagram of the frame, and where it goes. */
+static void check_look(const struct mcr_frame *frame, const struct mcr_packet *packet)
+{
+	static const struct mcr_look_spec spec = { .fd = -1, .link = ETHERNET, .secret = { 1, 2 } };
+	static struct mcr_look *look;
+	uint32_t count = packet ? 1 : 0;
+
+	if (!look || look->way_count == MCR_LOOK_MOST) {
+		if (look)
+			mcr_look_close(look);
+		look = mcr_look_open(&spec);
+		CHECK(look);
+	}
+	if (packet && frame->segment && packet->payload_size)
+		count = (packet->payload_size + frame->segment - 1) / frame->segment;
+	look->count = 0;
+	mcr_look_take(look, frame);
+	CHECK(!look->lost && look->count == (count <= MCR_FRAME_PAYLOADS ? count : 0));
+	for (uint32_t i = 0; i < look->count; i++) {
+		const struct mcr_way *way = &look->ways[look->heard[i].way];
+
+		CHECK(look->heard[i].way < look->way_count);
+		CHECK(way->port == packet->port && way->family == packet->family && way->group[0] == packet->group);
+	}
+}
+
+static void check(uint8_t *bytes, uint32_t size, uint8_t flags, uint32_t network, uint32_t segment)
 {
 	struct reading reading = network <= size ? read_datagram(bytes + network, size - network)
 						 : (struct reading){ 0 };
@@ -148,6 +176,9 @@ static void check(uint8_t *bytes, uint32_t size, uint8_t flags, uint32_t network
 		repair(bytes + network, reading);
 	ret = mcr_packet_parse(bytes, size, network, &packet);
 	CHECK(!ret == !!reading.length);
+	if (flags & LOOKED_AT)
+		check_look(&(struct mcr_frame){ .data = bytes, .size = size, .network = network, .segment = segment },
+			   ret ? NULL : &packet);
 	if (ret) {
 		CHECK(ret == -EBADMSG || ret == -EMSGSIZE || ret == -EOPNOTSUPP || ret == -EPROTONOSUPPORT);
 		return;
@@ -173,7 +204,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	frame = malloc(left ? left : 1);
 	CHECK(frame);
 	memcpy(frame, data + 2, left);
-	check(frame, left, data[0], data[0] & ANY_OFFSET ? data[1] : ETHERNET);
+	check(frame, left, data[0], data[0] & ANY_OFFSET ? data[1] : ETHERNET, data[1]);
 	free(frame);
 	return 0;
 }

@@ -2,71 +2,27 @@
 
 import itertools
 import random
-import socket
-import struct
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import Ether
-from scapy.packet import Packet, Raw
 
 from mcr.model.flow import Flow
-from mcr.net import uapi
 from mcr.net.filter.cbpf import accept_udp, select_udp
 from mcr.tap import returns
-from mcr.tap.copies import AGAIN, KINDS, Echo, Origin, Return, Sightings, again
-from mcr.tap.returns import Taken, Verdict, View, _select, datagrams, look_for_returners, share_of
+from mcr.tap.copies import AGAIN, KINDS, Crowd, Echo, Origin, Return, Sightings, again
+from mcr.tap.returns import Taken, Verdict, View, _Seen, _select, look_for_returners, share_of
 
 MAC = bytes.fromhex("020000000001")
 FLOW = bytes([239, 1, 1, 1, 0, 2])
 S, B, C = (Origin(MAC, bytes([198, 18, 0, number])) for number in (1, 2, 3))
 
 
-def seen(
-    packet: Packet, segment: int = 0, pad: bytes = b"", *, vlan: int = 0, tag: int | None = None
-) -> list[tuple[Origin, bytes, bytes]]:
-    header = uapi.VIRTIO_NET_HDR.pack(0, uapi.VIRTIO_NET_HDR_GSO_UDP_L4 if segment else 0, 0, segment, 0, 0)
-    status = 0 if tag is None else uapi.TP_STATUS_VLAN_VALID
-    auxiliary = uapi.TPACKET_AUXDATA.pack(status, 0, 0, 0, 14, tag or 0, 0)
-    frame = bytes(Ether(src=MAC.hex(":"), dst="01:00:5e:01:01:01") / packet)
-    return [*datagrams(header + frame + pad, [(0, 0, auxiliary)], 14, vlan)]
-
-
-def test_datagrams_of_frames() -> None:
-    udp = UDP(sport=1, dport=2) / Raw(b"abcdefg")
-    assert seen(IP(src="198.18.0.1", dst="239.1.1.1") / udp, pad=bytes(11)) == [(S, FLOW, b"abcdefg")]
-    assert seen(IP(src="198.18.0.1", dst="239.1.1.1") / udp, segment=3) == [
-        (S, FLOW, b"abc"),
-        (S, FLOW, b"def"),
-        (S, FLOW, b"g"),
-    ]
-    assert seen(IP(src="198.18.0.1", dst="239.1.1.1") / UDP(dport=2)) == [(S, FLOW, b"")]
-    six = Origin(MAC, bytes(15) + b"\1")
-    assert seen(IPv6(src="::1", dst="::2") / udp) == [(six, bytes(15) + b"\2\0\2", b"abcdefg")]
-
-
-@pytest.mark.parametrize("packet", [IP(frag=1) / UDP(), IP(flags="MF") / UDP(), IP(proto=6), IPv6(nh=6), Raw(b"\x45")])
-def test_what_has_none(packet: Packet) -> None:
-    assert seen(packet) == []
-
-
 def test_who_sends_in_words() -> None:
     assert str(S) == "198.18.0.1 (02:00:00:00:00:01)"
     assert str(Origin(b"", S.address)) == "198.18.0.1"
-
-
-@pytest.mark.parametrize(
-    ("vlan", "tag", "is_meant"),
-    [(0, None, True), (0, 0xE000, True), (7, 0xE007, True), (0, 7, False), (7, 8, False), (7, None, False)],
-)
-def test_a_rule_sees_the_frames_of_its_vlan(vlan: int, tag: int | None, is_meant: bool) -> None:
-    assert bool(seen(IP(src="198.18.0.1", dst="239.1.1.1") / UDP(dport=2), vlan=vlan, tag=tag)) is is_meant
 
 
 def test_a_range_that_no_filter_holds_is_looked_at_all_the_same() -> None:
@@ -88,36 +44,21 @@ def test_a_range_that_no_filter_holds_is_looked_at_all_the_same() -> None:
     assert not named.takes(B, FLOW)
 
 
-def frame(origin: Origin, group: bytes, payload: bytes) -> bytes:
-    """To port 2. Not by scapy: there are thousands of them."""
-    ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(payload), 0, 0, 64, socket.IPPROTO_UDP, 0) + origin.address + group
-    udp = struct.pack("!HHHH", 53, 2, 8 + len(payload), 0)
-    return bytes.fromhex("01005e010101") + origin.mac + struct.pack("!H", uapi.ETH_P_IP) + ip + udp + payload
+class Come:
+    """A reading of such datagrams, and then of no more, one frame at a time; the rule takes one of so many."""
 
+    is_whole, is_behind = True, False
 
-class Tap:
-    """A socket that such datagrams come to, and then no more; one of so many is to the rule's group."""
+    def __init__(self, came: Iterable[tuple[Origin, object]], taken: int = 1) -> None:
+        self.frames, self._came, self._taken = 0, iter(came), taken
 
-    def __init__(self, came: Iterable[tuple[Origin, object]], taken: int = 1, *, is_lossy: bool = False) -> None:
-        self.frames, self._came, self._taken, self._is_lossy = 0, iter(came), taken, is_lossy
-
-    def settimeout(self, seconds: float) -> None:
+    def read(self, seconds: float) -> list[tuple[Origin, int]]:
         assert seconds > 0
-
-    def recvmsg_into(self, buffers: list[bytearray], room: int) -> tuple[int, list[tuple[int, int, bytes]], int, None]:
-        assert room
         origin, payload = next(self._came, (None, None))
         if not origin:
-            raise TimeoutError
+            return []
         self.frames += 1
-        group = "239.1.1.1" if self.frames % self._taken == 0 else "239.1.1.2"
-        data = bytes(uapi.VIRTIO_NET_HDR.size) + frame(origin, ip_address(group).packed, str(payload).encode())
-        buffers[0][: len(data)] = data
-        return len(data), [(0, 0, uapi.TPACKET_AUXDATA.pack(0, 0, 0, 0, 14, 0, 0))], 0, None
-
-    def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        assert (level, option, size) == (uapi.SOL_PACKET, uapi.PACKET_STATISTICS, 8)
-        return bytes(7) + bytes([self._is_lossy])
+        return [] if self.frames % self._taken else [(origin, hash(str(payload)))]
 
 
 def sightings(came: Iterable[tuple[Origin, object]], *named: Origin) -> Sightings:
@@ -173,39 +114,54 @@ def test_devices_behind_one_router_are_no_circle() -> None:
     assert sightings(came).by_machine().returners() == ()
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, tap: Any, known: Origin, *named: bytes) -> Verdict:
+def judged(monkeypatch: pytest.MonkeyPatch, come: Any, *known: Origin, named: Iterable[bytes] = ()) -> Verdict:
     clock = itertools.count()
     monkeypatch.setattr(returns, "time", SimpleNamespace(monotonic=lambda: next(clock) / 400))
-    view = View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0, known=frozenset({known}), named=frozenset(named))
-    return returns._watch(tap, 14, view).verdict
+    view = View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0, known=frozenset(known), named=frozenset(named))
+    return returns._watch(come, view).verdict
 
 
 def test_a_look_ends_after_so_many_frames_whoever_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a filter lets in all UDP, most may be others'; a share of it goes by all that comes."""
-    monkeypatch.setattr(returns, "_DATAGRAMS", 256)
-    came = [(S, number) for number in range(300)]
-    tap, shares, taps = Tap(came, 64), list[int](), [Tap(came, 64, is_lossy=True), Tap(came, 64)]
-    judged(monkeypatch, tap, B)
-    assert tap.frames == 256
+    """Where a filter lets in all UDP, most may be others'."""
+    monkeypatch.setattr(returns, "MOST", 256)
+    come = Come([(S, number) for number in range(300)], 64)
+    judged(monkeypatch, come, B)
+    assert come.frames == 256
 
-    def opened(_view: View, _name: str, share: int) -> AbstractContextManager[Tap]:
-        shares.append(share)
-        return nullcontext(taps[len(shares) - 1])
 
-    monkeypatch.setattr(returns, "_open", opened)
-    monkeypatch.setattr(returns, "link_header", lambda _tap: 14)
-    look_for_returners(View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0))
-    assert shares == [1, share_of(64 * 600)]
+def test_a_look_at_a_source_alone_ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has said nothing twice, so nothing is in a circle; but who is known may still return it."""
+    for known, frames in (((), 2048), ((B,), 3000)):
+        monkeypatch.setattr(returns, "_SECONDS", 8)
+        monkeypatch.setattr(returns, "_KNOWN_SECONDS", 8)
+        come = Come((S, number) for number in range(3000))
+        assert judged(monkeypatch, come, *known).is_varied
+        assert come.frames == frames
+
+
+def test_what_came_before_something_was_lost_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It proves who returns it, and not that there is nothing."""
+
+    class Lossy(Come):
+        def read(self, seconds: float) -> list[tuple[Origin, int]]:
+            self.is_whole = self.frames < 60
+            return super().read(seconds)
+
+    lossy = Lossy(returning(S, count=20))
+    assert [each.origin for each in judged(monkeypatch, lossy, B).returners] == [B]
+    assert lossy.frames == 61
+    verdict = judged(monkeypatch, Lossy((S, number) for number in range(100)), B)
+    assert not verdict.is_varied
+    assert not verdict.is_over
+    assert not verdict.echoes
 
 
 def test_a_look_that_goes_on_ends_once_a_part_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a loop that is full; a short one does not, as more may be."""
     came = [(who, each) for each in range(40) for who in (S, *[B] * (40 if each % 4 == 0 else 0), *[None] * 4)]
-    tap, clock = Tap([(who, what) if who else (B, "old") for who, what in came]), itertools.count()
-    monkeypatch.setattr(returns, "time", SimpleNamespace(monotonic=lambda: next(clock) / 400))
-    seen = returns._watch(tap, 14, View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0))  # type: ignore[arg-type]
-    assert tap.frames < len(came)
-    assert [(each.origin, each.is_part) for each in seen.verdict.returners] == [(B, True)]
+    come = Come([(who, what) if who else (B, "old") for who, what in came])
+    assert [(each.origin, each.is_part) for each in judged(monkeypatch, come).returners] == [(B, True)]
+    assert come.frames < len(came)
 
 
 def test_who_is_known_by_its_mac_and_sends_from_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,9 +171,9 @@ def test_who_is_known_by_its_mac_and_sends_from_its_own_address(monkeypatch: pyt
     new = [(sender, (sender, kind)) for kind in range(KINDS) for sender in (S, C)]
     kept = [each for who, what in new for each in ((who, what), (Origin(other, who.address), what))]
     changed = [each for who, what in new for each in ((who, ("own", what)), *[(own, ("own", what))] * AGAIN)]
-    assert [each.origin for each in judged(monkeypatch, Tap([*kept[:4], *changed]), machine).returners] == [own]
-    assert not judged(monkeypatch, Tap(kept), machine).is_over
-    assert judged(monkeypatch, Tap(new), machine).is_over
+    assert [each.origin for each in judged(monkeypatch, Come([*kept[:4], *changed]), machine).returners] == [own]
+    assert not judged(monkeypatch, Come(kept), machine).is_over
+    assert judged(monkeypatch, Come(new), machine).is_over
 
 
 def test_all_that_circles_comes_again_between_what_is_new() -> None:
@@ -296,7 +252,22 @@ def test_what_is_varied() -> None:
 
 
 def test_shares() -> None:
-    assert [share_of(rate) for rate in (500, 3999, 4000, 8000, 60_000, 10**9)] == [1, 1, 2, 4, 16, 65536]
+    assert [share_of(rate) for rate in (500, 15_999, 16_000, 32_000, 240_000, 10**9)] == [1, 1, 2, 4, 16, 65536]
+
+
+def test_what_lost_something_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a share by the rate of all that the filter lets in. A crowd that it may not have is not forgotten."""
+    shares, few = list[int](), Crowd(B, 9000, 2, 0)
+    seen = [_Seen(Verdict(crowd=few), False, 64.0), _Seen(Verdict(is_varied=True), True, 64.0)]
+
+    def look(_view: View, _name: str, share: int) -> _Seen:
+        shares.append(share)
+        return seen[len(shares) - 1]
+
+    monkeypatch.setattr(returns, "_look", look)
+    verdict = look_for_returners(View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0))
+    assert shares == [1, share_of(64 * 600)]
+    assert verdict == Verdict(is_varied=True, crowd=few)
 
 
 def echo(*came: tuple[Origin, object], before: Iterable[tuple[Origin, object]] = ()) -> Echo:
@@ -316,7 +287,7 @@ def returning(of: Origin, times: int = AGAIN, count: int = 8) -> list[tuple[Orig
 
 
 def test_a_look_goes_on_until_it_is_proven_without_what_other_rules_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = judged(monkeypatch, Tap(returning(C, count=40) + returning(S)), B, C.address).returners
+    (found,) = judged(monkeypatch, Come(returning(C, count=40) + returning(S)), B, named=[C.address]).returners
     assert not found.is_beside
 
 
@@ -382,21 +353,3 @@ def test_who_returns_and_who_sends_what_is_its_own() -> None:
     assert not echo(*((S, number) for number in range(7))).is_over
     assert echo(*damped, (Origin(bytes(6), B.address), 1)).is_shared
     assert not echo(*damped).is_shared
-
-
-@pytest.mark.parametrize(
-    ("count", "origins", "payloads", "are_plain"),
-    [
-        (2048, 1, 2048, True),
-        (2047, 1, 2047, False),
-        (2048, 2, 2048, False),
-        (2048, 1, 1920, False),
-        (2048, 1, 1921, True),
-    ],
-)
-def test_a_source_alone_is_soon_seen_to_be_one(count: int, origins: int, payloads: int, are_plain: bool) -> None:
-    """Unless another sends, or it says again what it has said: a circle of its own looks like that."""
-    made = Sightings()
-    for number in range(count):
-        made.add((S, B)[number % origins], number % payloads)
-    assert made.are_plain is are_plain

@@ -135,7 +135,7 @@ def test_tables_have_the_streams_that_are_watched() -> None:
     shown = unstructure(stats_with(BROKEN, None))
     lines = stats_view(shown, None).splitlines()
     (row,) = [line.split() for line in lines if "rtp+ts" in line]
-    assert row == ["r1", "rtp+ts", "12", "RTP", "0", "3", "0", "102", "ms", "1.8:0"]
+    assert row == ["news", "rtp+ts", "12", "RTP", "0", "3", "0", "102", "ms", "1.8:0"]
     assert "STREAM IN" not in stats_view(unstructure(stats_with(None)), None)
 
 

@@ -257,7 +257,7 @@ async def _not_active(api: Api, applied: Application) -> list[dict[str, Any]]:
             with suppress(RuleNotFound):  # the files have been applied again
                 views.append(await api.rules.find(rule_id))
     return [
-        {"rule_id": each.rule_id, "state": each.state, "reason": each.reason}
+        {"rule_id": each.rule_id, "name": each.name, "state": each.state, "reason": each.reason}
         for each in views
         if each.state is not RuleState.ACTIVE
     ]

@@ -299,7 +299,7 @@ async def test_an_apply_tells_of_new_rules_that_are_not_active(api: Api, actors:
     rule = added[0]
     actors.differences = (RuleDifference("a", "added", None, rule), RuleDifference("gone", "changed", rule, rule))
     applied = await call(api, "config.apply")
-    assert applied["not_active"] == [{"rule_id": "a", "state": "pending", "reason": "soon"}]
+    assert applied["not_active"] == [{"rule_id": "a", "name": None, "state": "pending", "reason": "soon"}]
 
 
 # Methods

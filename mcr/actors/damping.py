@@ -96,6 +96,7 @@ class _Refused:
         told: when the workers were told of it last; before that, when it began.
         is_part: much of what others send did not come back: it stays refused while looks see the circle broken.
         trial: of that; None: there is none, or a look has seen it.
+        accused: turns of what came back most often in the look for which it is refused; 0: not known.
     """
 
     placed: PlacedRule
@@ -108,6 +109,15 @@ class _Refused:
     told: float
     is_part: bool
     trial: _Trial | None
+    accused: int
+
+    def goes_on(self, echo: Echo) -> bool:
+        """Whether no circle was broken: things come as often as in one, or for one output, and hardly less than before.
+
+        What a circle brings becomes less once it is broken, and what a device repeats does not.
+        """
+        is_as_before = are_again(echo.turns, 1) and 2 * echo.turns > self.accused > 0
+        return self.is_part and (is_as_before or are_again(echo.turns, len(self.placed.rule.outputs)))
 
     def is_over(self, echo: Echo) -> bool:
         """Whether it returns nothing any more; on a full link what it returns may be lost."""
@@ -212,7 +222,7 @@ class Damper:
             self._spare(refused, "it sends what is its own")
         elif refused.is_over(echo):
             self._end(refused, "it returns nothing any more")
-        elif refused.is_part and are_again(echo.turns, len(refused.placed.rule.outputs)):
+        elif refused.goes_on(echo):
             if is_alone:
                 self._spare(refused, _UNBROKEN, _UNBROKEN, is_tried=True)
         elif echo.returned:
@@ -235,7 +245,8 @@ class Damper:
         for each in self._of(placed.tag):
             each.trial = each.trial and _Trial(now)
         trial = _Trial(now) if returner.is_part else None
-        began = _Refused(placed, origin, refusal, now, now, before, others, now, returner.is_part, trial)
+        is_part, accused = returner.is_part, returner.turns
+        began = _Refused(placed, origin, refusal, now, now, before, others, now, is_part, trial, accused)
         self._refused[placed.tag, origin.address] = began
         self._due.set()
         what = "rule %s: what %s sends is refused, and counts as returned; a rule with --input-source %s takes it"

@@ -21,6 +21,11 @@ def are_again(turns: int, outputs: int) -> bool:
     return turns >= _TURNS * outputs
 
 
+def _turns(back: int, sent: int) -> int:
+    """Of a payload that came back so often, for each time that others sent it."""
+    return (back - _SPARE) // sent
+
+
 AGAIN: Final = again(1)
 """Less is seldom."""
 
@@ -77,6 +82,7 @@ class Return:
         sent: payloads of others, of the same time.
         is_beside: only with payloads of sources that other rules name it is proven.
         is_part: of others' much does not come back, as in a loop that is full: whether it is one a trial tells.
+        turns: of what came back most often, as of an `Echo`; 0: not known.
     """
 
     origin: Origin
@@ -84,6 +90,7 @@ class Return:
     sent: int
     is_beside: bool = False
     is_part: bool = False
+    turns: int = 0
 
 
 @attrs.frozen
@@ -145,11 +152,15 @@ class Echo:
 
 @attrs.frozen
 class _Proof:
-    """A payload that came back: when others sent it, as a place in the order, it came back first, and often enough."""
+    """A payload that came back: when others sent it, as a place in the order, it came back first, and often enough.
+
+    `turns` as of an `Echo`.
+    """
 
     first: int
     back: int
     reached: int
+    turns: int
 
 
 class Sightings:
@@ -234,7 +245,7 @@ class Sightings:
                 doubled.update(each for each in back if len(senders[each]) < AGAIN and places[0] <= until[each])
             else:
                 returned.update(back)
-                turns |= Counter({each: (len(senders[each]) - _SPARE) // len(places) for each in back})
+                turns |= Counter({each: _turns(len(senders[each]), len(places)) for each in back})
                 sent += 1
         others = self._others()
         used = Counter(each.address for each in others)
@@ -314,7 +325,8 @@ class Sightings:
         proofs, own = self._proofs(origin, but)
         if len(proofs) < max(enough, _SURE * own) or _chain(proofs) < chain:
             return None
-        return Return(origin, *self._share(origin, max(each.first for each in proofs), but))
+        returned, sent = self._share(origin, max(each.first for each in proofs), but)
+        return Return(origin, returned, sent, turns=max(each.turns for each in proofs))
 
     def _proofs(self, origin: Origin, but: Collection[bytes]) -> tuple[list[_Proof], int]:
         """Of payloads that came often from there, seldom from others: those that others sent first; how many rest."""
@@ -326,9 +338,10 @@ class Sightings:
             times, back = sum(map(len, seldom)), senders[origin]
             if not 1 <= times <= _ORIGINAL or len(back) < again(times):
                 continue
-            first = min(places[0] for places in seldom)
-            if first < back[0]:
-                proofs.append(_Proof(first, back[0], back[again(times) - 1]))
+            first = min(seldom)
+            if first[0] < back[0]:
+                turns = _turns(len(back), len(first))
+                proofs.append(_Proof(first[0], back[0], back[again(times) - 1], turns))
             else:
                 own += 1
         return proofs, own

@@ -11,6 +11,7 @@ from mcr.diagnosis.loop_findings import with_loops
 from mcr.model.finding import Finding
 from mcr.model.finding import Verdict as Judged
 from mcr.model.rule import Output
+from mcr.relay.placement import PlacedRule
 from mcr.tap.copies import AGAIN, Crowd, Echo, Origin, Return, Sightings, again
 from mcr.tap.returns import Verdict
 
@@ -129,18 +130,50 @@ async def test_a_circle_that_was_broken_once_may_be_seen_to_go_on(
     assert "went on to come back again and again" in caplog.text
 
 
+def with_outputs(count: int) -> PlacedRule:
+    outputs = tuple(Output(ip_address(f"239.9.9.{number}"), 6000, "eth1") for number in range(count))
+    return attrs.evolve(PLACED, rule=attrs.evolve(PLACED.rule, outputs=outputs))
+
+
 async def test_each_output_may_bring_a_datagram_back_once(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Or four times, as the other relay may have several rules, too: the circle is broken all the same."""
-    outputs = tuple(Output(ip_address(f"239.9.9.{number}"), 6000, "eth1") for number in range(6))
-    many = attrs.evolve(PLACED, rule=attrs.evolve(PLACED.rule, outputs=outputs))
-    await scene.stats.rules_placed((many,), ())
+    await scene.stats.rules_placed((with_outputs(6),), ())
     await scene.pass_time(0.6, 1000, PART)
-    await scene.pass_time(20, 100, echoed(len(outputs)), returned=600)
-    await scene.pass_time(20, 100, echoed(again(len(outputs)) - 1), returned=600)
+    await scene.pass_time(20, 100, echoed(6), returned=600)
+    await scene.pass_time(20, 100, echoed(again(6) - 1), returned=600)
     assert scene.sources() == ["198.18.0.9"]
-    await scene.pass_time(11, 100, echoed(again(len(outputs))), returned=600)
+    await scene.pass_time(11, 100, echoed(again(6)), returned=600)
+    assert scene.sources() == []
+
+
+def accusing(turns: int) -> Verdict:
+    return attrs.evolve(PART, returners=tuple(attrs.evolve(each, turns=turns) for each in PART.returners))
+
+
+@pytest.mark.parametrize(("outputs", "times"), [(2, AGAIN), (2, 9), (6, AGAIN), (6, 25)])
+async def test_a_device_that_repeats_what_it_hears_is_taken_again(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, outputs: int, times: int
+) -> None:
+    """However many outputs the rule has: it does so as often as before, and a circle that is broken does not."""
+    await scene.stats.rules_placed((with_outputs(outputs),), ())
+    await scene.pass_time(0.6, 1000, accusing(times - 2))
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(3, 1000, echoed(times), returned=1000)
+    assert scene.sources() == []
+    assert "went on to come back again and again" in caplog.text
+
+
+async def test_a_circle_that_brings_half_of_what_it_did_is_broken(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four times for each of two outputs is what the other relay makes of it."""
+    await scene.stats.rules_placed((with_outputs(2),), ())
+    await scene.pass_time(0.6, 1000, accusing(12))
+    await scene.pass_time(20, 100, echoed(8), returned=800)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(11, 100, echoed(9), returned=900)
     assert scene.sources() == []
 
 

@@ -31,7 +31,7 @@ def test_some_of_what_others_send_circles() -> None:
     """Far more often than others send, or most of it: whether that is a loop has to be tried."""
     full = sightings(lossy(4, 40))
     assert full.returners() == ()
-    assert full.part_returners() == (Return(B, 10, 37, is_part=True),)
+    assert full.part_returners() == (Return(B, 10, 37, is_part=True, turns=38),)
     most = sightings(each for each in lossy(1, AGAIN) if each[1] == "old" or int(str(each[1])) % 3 or each[0] == S)
     assert most.returners() == ()
     assert [each.origin for each in most.part_returners()] == [B]

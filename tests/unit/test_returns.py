@@ -95,7 +95,7 @@ def test_what_keeps_its_source_is_told_by_its_mac() -> None:
     came = [(origin, what) for sender, what in two for origin in (sender, *[back[sender]] * AGAIN)]
     assert found(*came) == ()
     (machine,) = sightings(came).by_machine().returners()
-    assert machine == Return(Origin(other, b""), 2 * KINDS, 2 * KINDS)
+    assert machine == Return(Origin(other, b""), 2 * KINDS, 2 * KINDS, turns=4)
     assert str(machine.origin) == "addresses of others (02:00:00:00:00:02)"
     unchanged = sightings([(S, 0), (C, 0), (back[S], 1), (back[C], 2)])
     assert unchanged.by_machine() is unchanged

@@ -37,7 +37,7 @@ class ControlClient:
     """One client.
 
     Attributes:
-        in_hand: bytes of the request that is carried out, or of the reply that is sent.
+        in_hand: bytes of the request that is parsed or carried out, or of the reply that is sent.
         waits: for which request it wants progress messages, and since when; None: for none.
     """
 

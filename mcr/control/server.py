@@ -59,6 +59,8 @@ STOP_GRACE: Final = 2
 
 _MEDIUM = 16 * 1024  # bytes of a request from which on a thread looks through it
 
+_LONG_REQUESTS = "The long requests in progress exceed what mcrd holds"
+
 _log = get_logger(Facility.CONTROL)
 
 
@@ -205,7 +207,7 @@ class _Clients:
                 if not await self._answer(client, line):
                     return
             if self._exceeds(client):
-                await client.send(_too_much("The long requests in progress exceed what mcrd holds"))
+                await client.send(_too_much(_LONG_REQUESTS))
                 return
         if rejection := client.lines.end():
             await client.send(rejection.reply)
@@ -214,6 +216,16 @@ class _Clients:
         """Answer a line; False if the client is gone."""
         if isinstance(line, wire.Rejection):
             return await client.send(line.reply)
+        client.in_hand = len(line)  # from now on, as a thread may be long at parsing it
+        try:
+            if self._exceeds(client):
+                return await client.send(_too_much(_LONG_REQUESTS))
+            return await self._carry_out(client, line)
+        finally:
+            client.in_hand = 0
+
+    async def _carry_out(self, client: ControlClient, line: bytes) -> bool:
+        """Carry a request out and answer it; False if the client is gone."""
         async with self._turn(client):
             if len(line) > _MEDIUM:
                 request = await trio.to_thread.run_sync(wire.parse_long_request, line)
@@ -223,22 +235,18 @@ class _Clients:
             return await client.send(request.reply)
         if self._hand_over and request.method == METHOD:
             return await self._hand_over.serve(client, request)
-        try:
-            client.in_hand = len(line)
-            if request.progress:
-                client.waits = request.id, trio.current_time()
-                self._somebody_waits.set()
-            reply = await self._reply(request, client)
-            client.waits = None
-            if request.notification:
-                return True
-            client.in_hand = len(reply)
-            # What was changed is said, come what may: an error would tell that it was not.
-            if self._exceeds(client) and not changes(request.method):
-                reply = _too_much("The long replies in progress exceed what mcrd holds", request.id)
-            return await client.send(reply)
-        finally:
-            client.in_hand = 0
+        if request.progress:
+            client.waits = request.id, trio.current_time()
+            self._somebody_waits.set()
+        reply = await self._reply(request, client)
+        client.waits = None
+        if request.notification:
+            return True
+        client.in_hand = len(reply)
+        # What was changed is said, come what may: an error would tell that it was not.
+        if self._exceeds(client) and not changes(request.method):
+            reply = _too_much("The long replies in progress exceed what mcrd holds", request.id)
+        return await client.send(reply)
 
     async def tell_progress(self) -> NoReturn:
         """Send progress messages to all that want them, at each whole second, as the other actors look around then."""

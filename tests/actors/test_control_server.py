@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import trio
 import trio.testing
 
 from control_clients import LIST, PING, PONG, Actors, Client, Connect, long_reply, serve
-from mcr.control import connection
+from mcr.control import connection, wire
 from mcr.control import server as control_server
 from mcr.control.server import ControlServer
 
@@ -164,6 +165,31 @@ async def test_long_requests_in_progress_are_bounded_and_short_ones_pass(
     await short.stream.send_all(b" " * 50_000)
     await trio.testing.wait_all_tasks_blocked()
     assert await short.ask(PING) == PONG
+
+
+async def test_long_requests_that_are_being_parsed_are_bounded(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads parse several at once."""
+    parsed, parse, parsing = threading.Event(), wire.parse_long_request, trio.Event()
+
+    def wait(line: bytes) -> wire.Request | wire.Rejection:
+        trio.from_thread.run_sync(parsing.set)
+        assert parsed.wait(60)
+        return parse(line)
+
+    monkeypatch.setattr(wire, "parse_long_request", wait)
+    monkeypatch.setattr(control_server, "MAX_HELD", 150_000)  # room for one of them
+    first, second = await connect(), await connect()
+    try:
+        await first.send(PING | {"padding": "x" * 100_000})
+        await parsing.wait()
+        await second.send(PING | {"padding": "x" * 100_000})
+        assert (await second.receive())["error"]["data"]["kind"] == "limit_reached"
+    finally:
+        parsed.set()
+    assert await first.receive() == PONG
+    assert await second.ask(PING) == PONG
 
 
 async def test_an_overlong_line_is_dropped_and_the_connection_goes_on(connect: Connect) -> None:

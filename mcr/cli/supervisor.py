@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -20,6 +21,7 @@ from mcr.config.paths import CONFIGURATION, DEFAULT_CONTROL_SOCKET, METRICS_SOCK
 from mcr.config.settings import settings_from
 from mcr.config.table import CONTROL_SOCKET, METRICS, STATE_DIR, TABLE, VARIABLES, Given, Setting, Source, choose
 from mcr.daemon import run_daemon
+from mcr.errors import UsageError
 from mcr.logs.control import setup_logging
 from mcr.logs.logger import get_logger
 from mcr.model.endpoint import UnixEndpoint
@@ -148,8 +150,19 @@ def configuration_paths(chosen: tuple[str, ...], given: Given) -> ConfigurationP
 
 
 def _absolute(path: str) -> str:
-    """The path as whoever reads a message of mcrd can use it, who is in another directory. `..` behind links stays."""
-    return os.path.join(os.getcwd(), path) if path else path  # noqa: PTH109, PTH118 - a path such as ./x stays
+    """The path as whoever reads a message of mcrd can use it, who is in another directory. `..` behind links stays.
+
+    Raises:
+        UsageError: it begins in the working directory, and that was deleted.
+    """
+    if not path or Path(path).is_absolute():
+        return path
+    try:
+        return os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118 - a path such as ./x stays
+    except FileNotFoundError:
+        raise UsageError(
+            f"Cannot read {path}: the working directory is gone", "give a path that begins with /"
+        ) from None
 
 
 def _text(value: object) -> str:

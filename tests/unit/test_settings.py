@@ -204,6 +204,18 @@ def test_the_services_files_are_read_by_the_service_alone() -> None:
     assert configuration_paths(("mine", "/etc/x", ""), {}) == ConfigurationPaths((mine, "/etc/x", ""))
 
 
+def test_without_a_working_directory_a_file_is_known_by_its_whole_path_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert configuration_paths(("/etc/x",), {}) == ConfigurationPaths(("/etc/x",))
+    with pytest.raises(UsageError, match="Cannot read mine: the working directory is gone"):
+        configuration_paths(("mine",), {})
+
+
 def test_systemds_state_directory_counts_after_that_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/mcr:/var/lib/other")
     monkeypatch.delenv("MCR_STATE_DIR", raising=False)

@@ -12,8 +12,8 @@ import attrs
 from mcr.errors import describe_errno
 from mcr.model.flow import IPV4, IPV6
 from mcr.net import uapi
-from mcr.net.netlink import error_of
-from mcr.net.rtnetlink import split
+from mcr.net.netlink import PATIENCE_SECONDS, error_of
+from mcr.net.rtnetlink import first_of
 
 _IP_HOOKS = {
     uapi.NF_INET_PRE_ROUTING: "prerouting",
@@ -100,7 +100,7 @@ def look_at_firewall(version: int = IPV4) -> Firewall:
     try:
         return attrs.evolve(found, chains=_look_at_chains(version)) if _has_chains() else found
     except OSError as error:
-        code = error.errno or 0
+        code = error.errno or errno.ETIMEDOUT  # Python's own timeout has none
     return found if code in _ABSENT else attrs.evolve(found, hidden=describe_errno(code))
 
 
@@ -114,8 +114,9 @@ def _has_chains() -> bool:
     size = uapi.NLMSGHDR.size + uapi.NFGENMSG.size
     request = uapi.NLMSGHDR.pack(size, kind, uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP, 1, 0) + bytes(uapi.NFGENMSG.size)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, uapi.NETLINK_NETFILTER) as netlink:
+        netlink.settimeout(PATIENCE_SECONDS)
         netlink.send(request)
-        first = next(split(netlink.recv(_MESSAGE_BYTES)))
+        first = first_of(netlink.recv(_MESSAGE_BYTES))
     if first.kind in (uapi.NLMSG_ERROR, uapi.NLMSG_DONE) and (code := error_of(first)):
         raise OSError(code, os.strerror(code))
     return first.kind != uapi.NLMSG_DONE or bool(first.flags & uapi.NLM_F_DUMP_INTR)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from mcr._native import lib
 from mcr.net import uapi
-from mcr.net.netlink import drain, error_of, look_at_links
+from mcr.net.netlink import PATIENCE_SECONDS, drain, error_of, look_at_links
 from mcr.net.rtnetlink import split
 
 _MESSAGE_BYTES = 65_536
-_PATIENCE_SECONDS = 1.0
 _EVERY_INTERFACE = 0
 _ALL_HOSTS = "01005e000001"  # the MAC of 224.0.0.1
 
@@ -112,7 +111,7 @@ def _with_tc() -> Iterator[int]:
         uapi.NLMSGHDR.size + uapi.TCMSG.size, uapi.RTM_GETQDISC, uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP, 1, 0
     )
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
-        netlink.settimeout(_PATIENCE_SECONDS)
+        netlink.settimeout(PATIENCE_SECONDS)
         netlink.send(request + bytes(uapi.TCMSG.size))
         while True:
             for message in split(netlink.recv(_MESSAGE_BYTES)):

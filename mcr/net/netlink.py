@@ -5,11 +5,15 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Collection
+from typing import Final
 
 import attrs
 
 from mcr.net import uapi
-from mcr.net.rtnetlink import Message, attributes, number_of, split, text_of
+from mcr.net.rtnetlink import Message, attributes, first_of, number_of, text_of
+
+PATIENCE_SECONDS: Final = 1.0
+"""For an answer of the kernel, which is there when the request is sent."""
 
 _MESSAGE_BYTES = 65_536
 
@@ -71,17 +75,18 @@ def look_at_links(interfaces: Collection[int]) -> list[FoundLink]:
     By hand, as every start of mcrd asks this, and pyroute2 takes 0.2 s of a processor to import.
 
     Raises:
-        OSError: no netlink socket could be opened, or the kernel refuses to tell.
+        OSError: no netlink socket could be opened, the kernel refuses to tell, or its answer can't be read.
     """
     found = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        netlink.settimeout(PATIENCE_SECONDS)
         for index in interfaces:
             netlink.send(_request_link(index))
-            for message in split(netlink.recv(_MESSAGE_BYTES)):  # one, and it is there when the request is sent
-                if message.kind == uapi.RTM_NEWLINK:
-                    found.append(_found_link(message.body))
-                elif (code := error_of(message)) != errno.ENODEV:
-                    raise OSError(code, os.strerror(code))
+            message = first_of(netlink.recv(_MESSAGE_BYTES))
+            if message.kind == uapi.RTM_NEWLINK:
+                found.append(_found_link(message.body))
+            elif (code := error_of(message)) != errno.ENODEV:
+                raise OSError(code, os.strerror(code))
     return found
 
 

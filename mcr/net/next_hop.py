@@ -10,7 +10,7 @@ import attrs
 
 from mcr.model.flow import Address
 from mcr.net import uapi
-from mcr.net.rtnetlink import attributes, split
+from mcr.net.rtnetlink import attributes, first_of
 from mcr.shm.flows import family_of
 
 _CACHE = struct.Struct("IIII")  # struct nda_cacheinfo: hundredths of a second since confirmed, used, updated; users
@@ -31,7 +31,7 @@ def find_next_hops(hosts: Iterable[tuple[Address, int]]) -> list[tuple[Address, 
     Without a route the kernel takes the host to be on the link, as it does for sockets that are bound to an interface.
 
     Raises:
-        OSError: no netlink socket could be opened.
+        OSError: no netlink socket could be opened, or an answer can't be read.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         return [_find(netlink, host, index) for host, index in hosts]
@@ -49,7 +49,7 @@ def find_ways6(index: int, hosts: Iterable[Address], source: Address | None = No
     """Ask how datagrams to these hosts leave by an interface, by its index; None: no route leads there by it.
 
     Raises:
-        OSError: no netlink socket could be opened.
+        OSError: no netlink socket could be opened, or an answer can't be read.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         return [_find_way6(netlink, host, index, source) for host in hosts]
@@ -74,7 +74,7 @@ def find_unanswered(hosts: Iterable[tuple[Address, int]]) -> set[tuple[int, Addr
     The kernel tells of a neighbour only when it has given it up.
 
     Raises:
-        OSError: no netlink socket could be opened.
+        OSError: no netlink socket could be opened, or an answer can't be read.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         return {(index, host) for host, index in hosts if _is_unanswered(netlink, host, index)}
@@ -84,7 +84,7 @@ def find_unknown(hosts: Iterable[tuple[Address, int]]) -> set[tuple[int, Address
     """Those of these neighbours, each with the interface's index, that the kernel's table has no entry for.
 
     Raises:
-        OSError: no netlink socket could be opened.
+        OSError: no netlink socket could be opened, or an answer can't be read.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         return {(index, host) for host, index in hosts if _read(netlink, host, index) is None}
@@ -107,7 +107,7 @@ def use_neighbours(neighbours: Iterable[tuple[int, Address]]) -> dict[tuple[int,
         through its table at each of them if that is full (ENOBUFS).
 
     Raises:
-        OSError: no netlink socket could be opened.
+        OSError: no netlink socket could be opened, or an answer can't be read.
     """
     results: dict[tuple[int, Address], int] = {}
     refusals = 0
@@ -133,7 +133,7 @@ def _use(netlink: socket.socket, host: Address, index: int) -> int:
         body += _attribute(uapi.NDA_FLAGS_EXT, extended)
     asks = uapi.NLM_F_REQUEST | uapi.NLM_F_ACK | uapi.NLM_F_CREATE
     netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_NEWNEIGH, asks, 1, 0) + body)
-    (result,) = struct.unpack_from("i", next(split(netlink.recv(_MESSAGE_BYTES))).body)
+    (result,) = struct.unpack_from("i", first_of(netlink.recv(_MESSAGE_BYTES)).body)
     return -int(result)
 
 
@@ -147,7 +147,7 @@ def _read(netlink: socket.socket, host: Address, index: int) -> tuple[int, int, 
     """State, flags and attributes of a neighbour's entry; None: there is none."""
     body = uapi.NDMSG.pack(family_of(host), index, 0, 0, 0) + _attribute(uapi.NDA_DST, host.packed)
     netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_GETNEIGH, uapi.NLM_F_REQUEST, 1, 0) + body)
-    answer = next(split(netlink.recv(_MESSAGE_BYTES)))
+    answer = first_of(netlink.recv(_MESSAGE_BYTES))
     if answer.kind == uapi.NLMSG_ERROR:
         return None
     _, _, state, flags, _ = uapi.NDMSG.unpack_from(answer.body)
@@ -177,7 +177,7 @@ def _ask_route(
     body += _attribute(uapi.RTA_DST, host.packed) + _attribute(uapi.RTA_OIF, struct.pack("i", index))
     body += _attribute(uapi.RTA_SRC, source.packed) if source else b""
     netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_GETROUTE, uapi.NLM_F_REQUEST, 1, 0) + body)
-    answer = next(split(netlink.recv(_MESSAGE_BYTES)))
+    answer = first_of(netlink.recv(_MESSAGE_BYTES))
     return None if answer.kind == uapi.NLMSG_ERROR else answer.body
 
 

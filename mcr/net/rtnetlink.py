@@ -4,6 +4,8 @@ By hand: pyroute2 takes 0.2 s to import, which every start would wait for, and 0
 attributes that nobody here needs. A flood of changes has to cost little.
 """
 
+import errno
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -58,6 +60,17 @@ def split(datagram: bytes) -> Iterator[Message]:
             return
         yield Message(kind, flags, port, datagram[at + uapi.NLMSGHDR.size : at + length])
         at += length + 3 & ~3
+
+
+def first_of(datagram: bytes) -> Message:
+    """The first message of a datagram.
+
+    Raises:
+        OSError: it has no whole one.
+    """
+    if (first := next(split(datagram), None)) is None:
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
+    return first
 
 
 def request_dump(kind: int) -> bytes:

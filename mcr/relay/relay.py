@@ -358,8 +358,8 @@ def _start_counting(captures: Iterable[Capture], kept: Kept, kernel: KernelRules
     for capture in captures:
         for each in kept.segments:
             each.start_capture(capture.slot)
-        if kernel.counters:
-            kernel.counters.start_capture(capture.slot)
+        if counts := kernel.path or kernel.counters:
+            counts.start_capture(capture.slot)
 
 
 def _leaves_by(

@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -16,6 +17,7 @@ from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.interfaces import find_interface
 from mcr.process.descriptor_store import DescriptorStore
+from mcr.shm.kernel_counters import KernelCounters
 from mcr_process import PATIENCE
 
 IN_VLAN = Flow(IPv4Address("239.1.1.1"), 5001, 7)
@@ -115,6 +117,15 @@ class Wire:
 def opened(filters: CaptureFilters, wire: Wire, capture: int = 3) -> Rejected:
     with wire.b.entered():
         return filters.open(capture, find_interface("b0"), [wire.capture])
+
+
+def look_for_lost(counters: KernelCounters, capture: int) -> int:
+    """What a capture has lost, once that is known, though no packet follows on its processor that would count it."""
+    deadline = time.monotonic() + PATIENCE
+    while not (lost := counters.taken(capture).lost):
+        assert time.monotonic() < deadline
+        counters.look()
+    return lost
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from filters import WANTED, Wire, checksum, frame, may_load_ebpf, opened
+from filters import WANTED, Wire, checksum, frame, look_for_lost, may_load_ebpf, opened
 from mcr._native import ffi, lib
 from mcr.net.filter import path
 from mcr.net.filter.base import Rejected
@@ -406,8 +406,7 @@ def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -
     assert suppressor
     lib.mcr_bpf_unlink(os.dup(*suppressor._links.values()))
     wire.send(frame())
-    while not (lost := relay.taken().lost):  # no packet has followed on its processor that would count it
-        relay.counters.look()
+    lost = look_for_lost(relay.counters, CAPTURE)
     wire.send(frame(), frame())
     assert wire.receive(2) == [frame()] * 2
     assert (lost, relay.taken()) == (1, Taken(lost=1))

@@ -29,6 +29,8 @@
 struct mcr_bpf_gate {
 	uint32_t epoch; /* 0: it is closed */
 	uint32_t sole;  /* nobody but IP takes frames of the interface behind the program, so it may consume them */
+	uint32_t first; /* epoch of the capture: what older ones handed over was of others that had its slot */
+	uint32_t unused;
 };
 
 /* One output of a rule, as the kernel path needs it. Addresses and ports in network byte order. */

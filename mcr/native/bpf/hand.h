@@ -37,7 +37,7 @@ INLINE void count_lost(struct mcr_bpf_hand *hand)
 	struct mcr_bpf_gate *gate = bpf_map_lookup_elem(map_gates, &capture);
 
 	hand->path = PATH_NONE;
-	if (taken)
+	if (taken && gate && hand->epoch >= gate->first)
 		taken->lost += hand->datagrams;
 	if (gate && gate->epoch == hand->epoch)
 		gate->epoch = 0;

@@ -198,20 +198,35 @@ static int note_done(const struct mcr_bpf_counters *counters, const struct mcr_b
 	return 0;
 }
 
+/* What is handed over, by processor, and is of captures that still have their slots. */
+static int read_hands(const struct mcr_bpf_path *path, struct mcr_bpf_hand hands[MCR_BPF_MAX_CPUS])
+{
+	struct mcr_bpf_gate gate;
+	uint32_t index = 0;
+	int ret;
+
+	memset(hands, 0, MCR_BPF_MAX_CPUS * sizeof(*hands));
+	ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, path->hand, &index, hands);
+	for (uint32_t i = 0; !ret && i < MCR_BPF_MAX_CPUS; i++) {
+		if (hands[i].path != PATH_KERNEL)
+			continue;
+		ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, path->gates, &hands[i].capture, &gate);
+		if (!ret && hands[i].epoch < gate.first)
+			hands[i].path = PATH_NONE;
+	}
+	return ret;
+}
+
 int mcr_bpf_path_look(const struct mcr_bpf_path *path, struct mcr_bpf_stray strays[])
 {
 	struct mcr_bpf_hand before[MCR_BPF_MAX_CPUS], now[MCR_BPF_MAX_CPUS];
 	uint64_t done[MCR_BPF_MAX_CPUS] = { 0 }, time = mcr_clock_ns(CLOCK_MONOTONIC);
-	uint32_t first = 0;
-	int ret;
+	int ret = read_hands(path, before);
 
-	memset(before, 0, sizeof(before));
-	memset(now, 0, sizeof(now));
-	ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, path->hand, &first, before);
 	if (!ret)
 		ret = note_done(&path->counters, before, done);
 	if (!ret) /* once more: what was handed over before may have been done by then, and is this */
-		ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, path->hand, &first, now);
+		ret = read_hands(path, now);
 	for (uint32_t i = 0; !ret && i < MCR_BPF_MAX_CPUS; i++) {
 		struct mcr_bpf_stray *stray = &strays[i];
 		bool is_there = before[i].path == PATH_KERNEL && now[i].path == PATH_KERNEL &&

@@ -146,6 +146,11 @@ class KernelPath:
 
     # Gates.
 
+    def start_capture(self, capture: int) -> None:
+        """Count for another capture in this slot, from zero."""
+        self._gates[capture].first = self._epoch + 1  # first: what is handed over, and lost, is another's
+        self.counters.start_capture(capture)
+
     def link(self, capture: int) -> None:
         """The program runs at this capture's interface: its gate may be open."""
         self._linked.add(capture)

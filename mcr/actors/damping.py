@@ -199,7 +199,7 @@ class Damper:
             if each.trial:
                 each.trial.is_looked_at = True
             if echo := echoes.get(each.origin):
-                self._judge(each, echo, is_alone=is_alone)
+                self._judge(each, echo, is_alone=is_alone, is_whole=verdict.is_whole)
         left = {each.origin for each in self._of(placed.tag)}
         return tuple(each for each in verdict.echoes if each.origin in left and each.returned)
 
@@ -214,19 +214,20 @@ class Damper:
         """Whether some of a loop was proven only in part: then eight payloads do not tell that it is over."""
         return any(each.is_part for each in self._of(tag))
 
-    def _judge(self, refused: _Refused, echo: Echo, *, is_alone: bool) -> None:
-        """`is_alone`: nobody else is to be refused, who may be the one who closes the circle."""
+    def _judge(self, refused: _Refused, echo: Echo, *, is_alone: bool, is_whole: bool) -> None:
+        """`is_alone`: nobody else is to be refused, who may close the circle. `is_whole`: nothing was lost."""
         if echo.is_shared:
             self._spare(refused, _SHARED, _SHARED)
         elif echo.is_source:
             self._spare(refused, "it sends what is its own")
-        elif refused.is_over(echo):
+        elif is_whole and refused.is_over(echo):
             self._end(refused, "it returns nothing any more")
         elif refused.goes_on(echo):
             if is_alone:
                 self._spare(refused, _UNBROKEN, _UNBROKEN, is_tried=True)
         elif echo.returned:
-            refused.proven, refused.trial = trio.current_time(), None
+            refused.proven = trio.current_time()
+            refused.trial = None if is_whole else refused.trial
 
     def _consider(self, placed: PlacedRule, returner: Return, echo: Echo | None) -> None:
         rule, place, origin = placed.rule, self._free_place(), returner.origin

@@ -72,8 +72,9 @@ class Verdict:
         is_varied: if there are none: there was nothing that a loop might have brought.
         is_over: others send, and nothing of that comes from those who are known.
         seconds: that it took.
-        echoes: what they send, and those who are known; none, if it can't be told: not all of it was seen.
+        echoes: what they send, and those who are known; none, if the look ended before anything was surely new.
         crowd: if there are none: who may be a loop that is full, or a source that repeats itself.
+        is_whole: nothing was lost. Otherwise the look has ended early, and that nothing came back proves nothing.
     """
 
     returners: tuple[Return, ...] = ()
@@ -82,6 +83,12 @@ class Verdict:
     seconds: float = 0.0
     echoes: tuple[Echo, ...] = ()
     crowd: Crowd | None = None
+    is_whole: bool = True
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another look would tell no more. Of who returns it is to be known what else comes from there."""
+        return self.is_whole or bool(self.returners and self.echoes)
 
 
 def look_for_returners(view: View) -> Verdict:
@@ -94,9 +101,11 @@ def look_for_returners(view: View) -> Verdict:
     try:
         name = socket.if_indextoname(view.index)
         seen = _look(view, name, 1)
-        if seen.is_whole or (seen.verdict.returners and not view.named):
+        if seen.verdict.is_whole or (seen.verdict.is_final and not view.named):
             return seen.verdict
         second = _look(view, name, share_of(view.rate * seen.frames_each)).verdict
+        if not second.is_final:
+            second = attrs.evolve(second, returners=())
         if second.returners or second.crowd:
             return second
         return attrs.evolve(second, crowd=seen.verdict.crowd)  # of few payloads there may be none in the share
@@ -115,12 +124,10 @@ class _Seen:
 
     Attributes:
         verdict: what it has found out.
-        is_whole: nothing was lost.
         frames_each: for each datagram of the rule; more than one, if the filter lets in what it does not take.
     """
 
     verdict: Verdict
-    is_whole: bool
     frames_each: float
 
 
@@ -190,16 +197,15 @@ def _watch(reading: Reading, view: View) -> _Seen:
         count += len(came)
         held.add(came)
         if held.is_plain and not view.known:
-            return _Seen(Verdict(is_varied=True, seconds=time.monotonic() - start), is_whole=True, frames_each=1.0)
+            return _Seen(Verdict(is_varied=True, seconds=time.monotonic() - start), frames_each=1.0)
         if held.is_alone or reading.is_behind or held.unjudged > _AT_ONCE:
             continue
         is_proven = any(not each.is_beside for each in held.seen.returners())
         is_proven = is_proven or (end > start + seconds and bool(held.seen.part_returners()))
         if is_proven and time.monotonic() >= start + settled + _JUDGED:
             break
-    is_whole = reading.is_whole
-    verdict = _judge(held.seen, view.known, start, is_whole=is_whole)
-    return _Seen(verdict, is_whole, max(reading.frames / max(count, 1), 1.0))
+    verdict = _judge(held.seen, view.known, start, is_whole=reading.is_whole)
+    return _Seen(verdict, max(reading.frames / max(count, 1), 1.0))
 
 
 def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole: bool) -> Verdict:
@@ -211,8 +217,9 @@ def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole:
         is_varied=is_whole and seen.are_varied,
         is_over=bool(known) and is_whole and seen.are_over(known) and machines.are_over(known),
         seconds=time.monotonic() - start,
-        echoes=seen.echoes({*known, *(each.origin for each in returners)}) if is_whole else (),
+        echoes=seen.echoes({*known, *(each.origin for each in returners)}),
         crowd=None if returners else seen.crowd(),
+        is_whole=is_whole,
     )
 
 

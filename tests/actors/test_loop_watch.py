@@ -205,6 +205,18 @@ async def test_who_returns_is_refused_while_looks_see_it(
     assert "is taken again: it returns nothing any more; refused: 6,800 datagrams" in caplog.text
 
 
+async def test_what_ended_early_ends_no_refusal(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where something was lost, what others said may not have come back yet. What is heard speaks for somebody."""
+    await scene.pass_time(1.5, 1000, proof(48))
+    await scene.pass_time(20, 100, attrs.evolve(echoed(0), is_whole=False), returned=100)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(11, 100, attrs.evolve(echoed(20, own=10), is_whole=False), returned=100)
+    assert scene.sources() == []
+    assert "it sends what is its own" in caplog.text
+
+
 async def test_who_is_not_refused(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from mcr.model.flow import Flow
@@ -143,17 +144,24 @@ def test_what_came_before_something_was_lost_is_judged(monkeypatch: pytest.Monke
     """It proves who returns it, and not that there is nothing."""
 
     class Lossy(Come):
+        lost = 60
+
         def read(self, seconds: float) -> list[tuple[Origin, int]]:
-            self.is_whole = self.frames < 60
+            self.is_whole = self.frames < self.lost
             return super().read(seconds)
 
     lossy = Lossy(returning(S, count=20))
     assert [each.origin for each in judged(monkeypatch, lossy, B).returners] == [B]
     assert lossy.frames == 61
-    verdict = judged(monkeypatch, Lossy((S, number) for number in range(100)), B)
-    assert not verdict.is_varied
-    assert not verdict.is_over
-    assert not verdict.echoes
+    own = ((who, (who.address, number)) for number in range(100) for who in (S, B))
+    for lost, is_settled in ((60, False), (150, True)):
+        Lossy.lost = lost
+        verdict = judged(monkeypatch, Lossy((S, number) for number in range(200)), B)
+        assert not verdict.is_whole
+        assert not verdict.is_varied
+        assert not verdict.is_over
+        assert bool(verdict.echoes) is is_settled
+    assert judged(monkeypatch, Lossy(own), B).echoes[0].is_source
 
 
 def test_a_look_that_goes_on_ends_once_a_part_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,17 +265,33 @@ def test_shares() -> None:
 
 def test_what_lost_something_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a share by the rate of all that the filter lets in. A crowd that it may not have is not forgotten."""
-    shares, few = list[int](), Crowd(B, 9000, 2, 0)
-    seen = [_Seen(Verdict(crowd=few), False, 64.0), _Seen(Verdict(is_varied=True), True, 64.0)]
+    few = Crowd(B, 9000, 2, 0)
+    verdict, shares = looked(monkeypatch, Verdict(crowd=few, is_whole=False), Verdict(is_varied=True))
+    assert shares == [1, share_of(64 * 600)]
+    assert verdict == Verdict(is_varied=True, crowd=few)
+
+
+def looked(monkeypatch: pytest.MonkeyPatch, *verdicts: Verdict) -> tuple[Verdict, list[int]]:
+    """What is found out by looks that see this, and the shares that they take."""
+    shares = list[int]()
 
     def look(_view: View, _name: str, share: int) -> _Seen:
         shares.append(share)
-        return seen[len(shares) - 1]
+        return _Seen(verdicts[len(shares) - 1], 64.0)
 
     monkeypatch.setattr(returns, "_look", look)
-    verdict = look_for_returners(View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0))
-    assert shares == [1, share_of(64 * 600)]
-    assert verdict == Verdict(is_varied=True, crowd=few)
+    return look_for_returners(View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0)), shares
+
+
+def test_nobody_is_accused_of_whom_nothing_else_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where something is lost before anything is surely new: a second look tells."""
+    unheard = Verdict((Return(B, 8, 8),), is_whole=False)
+    heard = attrs.evolve(unheard, echoes=(Echo(B, 8, 0, 8),))
+    assert looked(monkeypatch, heard) == (heard, [1])
+    assert looked(monkeypatch, unheard, heard)[0] == heard
+    for second in (Verdict(is_varied=True), attrs.evolve(heard, is_whole=True)):
+        assert looked(monkeypatch, unheard, second)[0] == second
+    assert looked(monkeypatch, unheard, unheard)[0].returners == ()
 
 
 def echo(*came: tuple[Origin, object], before: Iterable[tuple[Origin, object]] = ()) -> Echo:

@@ -319,7 +319,9 @@ class _State:
 
     def _begin_rates(self) -> None:
         """Take rates from here on: what has been counted so far was not counted just now."""
-        self._past = deque([self._read()], maxlen=2)
+        now = self._read()
+        self._past = deque([now], maxlen=2)
+        self._send_errors.begin(now)
 
     def close_outputs(self, outputs: tuple[LeavingOutput, ...]) -> None:
         now = self._read()
@@ -343,14 +345,11 @@ class _State:
         self._sample_kernel_path()
         self.stalls.note(map(self.captures.backlog, range(len(self._segments))))
         self.feeds.tell(await self._look_through_rules(self._activity.note, self._past[-1]))
-        log_send_errors(await self._look_through_rules(self._note_send_errors, self._past[-1]))
+        log_send_errors(await self._look_through_rules(self._send_errors.note, self._past[-1]))
         self.feeds.tell_losses(await self._look_through_rules(self._note_losses, self._past[-1]))
 
     def _note_losses(self, now: Reading, placed: tuple[PlacedRule, ...]) -> LossNews:
         return self._losses.note(healths(placed, self._tap), now.time)
-
-    def _note_send_errors(self, now: Reading, placed: tuple[PlacedRule, ...]) -> tuple[str, ...]:
-        return self._send_errors.note(self._past[0], now, placed)
 
     def _sample_kernel_path(self) -> None:
         """As workers do it, for both paths."""

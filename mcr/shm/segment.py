@@ -282,6 +282,7 @@ SENDING = ("sent", "errors", "in_doubt", "bytes")
 """Fields of `OutputCounters` that many outputs are asked for at once."""
 
 _SENDING = _Layout.of("mcr_output_counters", *SENDING)
+_FAILING = _Layout.of("mcr_output_counters", "errors", "last_error")
 _OUTPUT = _Layout.of("mcr_output_counters", *(field.name for field in attrs.fields(OutputCounters)))
 
 
@@ -315,6 +316,11 @@ class Cells:
     def of_whole_outputs(cls, places: Iterable[tuple[int, int]]) -> Self:
         """Of outputs by their slots and tags: the fields of `OutputCounters`."""
         return cls._of(_OUTPUT, places)
+
+    @classmethod
+    def of_failures(cls, places: Iterable[tuple[int, int]]) -> Self:
+        """Of outputs by their slots and tags: errors, and the last one as in `OutputCounters`."""
+        return cls._of(_FAILING, places)
 
     @property
     def sending(self) -> "Cells":

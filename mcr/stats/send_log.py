@@ -13,26 +13,29 @@ import attrs
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
+from mcr.model.rule import Output
 from mcr.relay.placement import OutputSlot, PlacedRule
-from mcr.shm.segment import Cells
+from mcr.shm.segment import Cells, Counters
 from mcr.stats.readings import Reading
 
 log = get_logger(Facility.EGRESS)
 
 _NAMED: Final = 3  # outputs that have a line each
 _SHORTEST, _LONGEST = 1.0, 60.0  # seconds between two times that something is written
-_QUIET: Final = 60.0  # and for which an output has not failed that is news when it does
+_QUIET: Final = 60.0  # and for which an output has not failed with an error that is news when it does
+_LOOKED_AT: Final = 10_000  # outputs a second, while some fail without end: some two percent of a processor
 _ERRNO: Final = 0xFFFF  # of a last error
 
 
 @attrs.define
 class _Failing:
-    """An output that has failed."""
+    """An output that has failed with an error."""
 
-    name: str
+    output: Output
+    place: OutputSlot
     error: int
-    failed: float  # when it did last
     since: float  # then nothing was held back
+    failed: float = 0.0  # when it did last
     held: int = 0  # errors that the log does not know of
     is_new: bool = True
 
@@ -41,46 +44,69 @@ class SendErrors:
     """Knows which outputs fail. One thread at a time may use it."""
 
     def __init__(self) -> None:
-        self._failing: dict[OutputSlot, _Failing] = {}
+        self._rules: tuple[PlacedRule, ...] = ()
+        self._outputs: Sequence[tuple[Output, OutputSlot]] = ()  # theirs
+        self._cells = Cells.of_failures(())
+        self._errors = 0  # of all outputs, when these were last looked through
+        self._counters: Counters | None = None  # of that reading
+        self._due = 0.0  # that they may be looked through again
+        self._noted = 0.0  # nothing had failed by then that is not known
+        self._failing: dict[tuple[OutputSlot, int], _Failing] = {}
+        self._held: list[_Failing] = []  # those that hold something back
+        self._has_news = False  # one of these is new
         self._interval = _SHORTEST
         self._written = 0.0
 
-    def note(self, before: Reading, now: Reading, rules: tuple[PlacedRule, ...]) -> tuple[str, ...]:
-        """What is due to be written now. Nothing is looked through unless something has failed since `before`."""
-        if now.taken.errors != before.taken.errors:
-            self._look_through(before, now, rules)
-        held = [each for each in self._failing.values() if each.held]
-        is_news = any(each.is_new for each in held)
-        if not held or (now.time - self._written < self._interval and not is_news):
+    def begin(self, now: Reading) -> None:
+        """What has failed so far is no news."""
+        self._errors, self._counters, self._noted = now.taken.errors, now.kernel, now.time
+
+    def note(self, now: Reading, rules: tuple[PlacedRule, ...]) -> tuple[str, ...]:
+        """What is due to be written now. Outputs are looked through only if something has failed since they last were.
+
+        Their counters are newer than the sum in a reading. So they are compared with those of the last look, not of
+        the last reading: that may have had an error of which its sum did not know.
+        """
+        if now.taken.errors == self._errors:
+            self._noted = now.time
+        elif now.time >= self._due:
+            self._look_through(now, rules)
+            self.begin(now)
+            self._due = now.time + len(self._outputs) / _LOOKED_AT
+        if not self._held or (now.time - self._written < self._interval and not self._has_news):
             return ()
-        self._interval = _SHORTEST if is_news else min(2 * self._interval, _LONGEST)
+        self._interval = _SHORTEST if self._has_news else min(2 * self._interval, _LONGEST)
         self._written = now.time
-        lines = tuple(_lines(sorted(held, key=lambda each: not each.is_new), now.time))
-        for each in held:
+        lines = tuple(_lines(sorted(self._held, key=lambda each: not each.is_new), now.time))
+        for each in self._held:
             each.held, each.is_new = 0, False
+        self._held, self._has_news = [], False
         return lines
 
-    def _look_through(self, before: Reading, now: Reading, rules: Sequence[PlacedRule]) -> None:
-        if not now.kernel or not before.kernel:
+    def _look_through(self, now: Reading, rules: tuple[PlacedRule, ...]) -> None:
+        if not now.kernel or not self._counters:
             return
-        outputs = [*chain.from_iterable(zip(each.rule.outputs, each.outputs, strict=True) for each in rules)]
-        cells = Cells.of_whole_outputs(place for _, place in outputs)
-        (_, _, errors, *_, last), (_, _, errors_before, *_) = (
-            tuple(each.of_outputs(cells)) for each in (now.kernel, before.kernel)
-        )
+        if rules is not self._rules:
+            self._rules = rules
+            self._outputs = [*chain.from_iterable(zip(each.rule.outputs, each.outputs, strict=True) for each in rules)]
+            self._cells = Cells.of_failures(place for _, place in self._outputs)
+        errors, last = now.kernel.of_outputs(self._cells)
+        before, _ = self._counters.of_outputs(self._cells)
         limit = now.time - _QUIET
-        self._failing = {place: each for place, each in self._failing.items() if each.held or each.failed > limit}
-        for (output, place), count, former, noted in zip(outputs, errors, errors_before, last, strict=True):
+        self._failing = {key: each for key, each in self._failing.items() if each.held or each.failed > limit}
+        for (output, place), count, former, noted in zip(self._outputs, errors, before, last, strict=True):
             if count > former:
-                self._count(place, str(output), noted & _ERRNO, count - former, (before.time, now.time))
+                self._count(output, place, noted & _ERRNO, count - former, now.time)
 
-    def _count(self, place: OutputSlot, name: str, error: int, count: int, within: tuple[float, float]) -> None:
-        since, now = within
-        known = self._failing.get(place)
-        if known is None or known.error != error:
-            known = self._failing[place] = _Failing(name, error, now, since, known.held if known else 0)
+    def _count(self, output: Output, place: OutputSlot, error: int, count: int, now: float) -> None:
+        """By output and error, as workers do: of two errors by turns each is known."""
+        key = place, error
+        if not (known := self._failing.get(key)):
+            known = self._failing[key] = _Failing(output, place, error, self._noted)
+            self._has_news = True
         if not known.held:
-            known.since = since
+            known.since = self._noted
+            self._held.append(known)
         known.held += count
         known.failed = now
 
@@ -90,11 +116,13 @@ def _lines(held: Sequence[_Failing], now: float) -> Iterator[str]:
         yield _failed(each) + _times(each.held, each.since, now)
     if others := held[_NAMED:]:
         count, since = sum(each.held for each in others), min(each.since for each in others)
-        yield f"{_failed(others[0])}{_times(count, since, now)}, and so for {len(others):,} outputs together"
+        outputs = len({each.place for each in others})
+        together = f", and so for {outputs:,} outputs together" if outputs > 1 else ""
+        yield f"{_failed(others[0])}{_times(count, since, now)}{together}"
 
 
 def _failed(each: _Failing) -> str:
-    return f"send to {each.name} failed: {describe_errno(each.error)}"
+    return f"send to {each.output} failed: {describe_errno(each.error)}"
 
 
 def _times(count: int, since: float, now: float) -> str:

@@ -30,12 +30,14 @@ class Kernel:
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
         self._errors = 0
+        self._late = 0
+        self._time = 0.0
         self._log = SendErrors()
-        self._before = self._read(0.0)
+        self._log.begin(self._read())
 
-    def _read(self, time: float) -> Reading:
+    def _read(self) -> Reading:
         counters = self._segment.read(1, len(OUTPUTS))
-        return Reading(time, (), 0, taken=Taken(errors=self._errors), kernel=counters)
+        return Reading(self._time, (), 0, taken=Taken(errors=self._errors), kernel=counters)
 
     def tick(
         self,
@@ -43,16 +45,19 @@ class Kernel:
         error: int = DOWN,
         seconds: float = 1.0,
         rules: tuple[PlacedRule, ...] = PLACED,
+        late: int = 0,
     ) -> list[str]:
+        """Of the last errors, so many come between the reading of the sum and that of the outputs."""
+        self._errors += self._late - late
+        self._late = late
         for number, count in (failed or {}).items():
             cell = self._segment.shared.outputs[number]
             cell.tag = PLACED[0].outputs[number].tag
             cell.errors += count
             cell.last_error = 1 << 16 | error
             self._errors += count
-        now = self._read(self._before.time + seconds)
-        before, self._before = self._before, now
-        return [*self._log.note(before, now, rules)]
+        self._time += seconds
+        return [*self._log.note(self._read(), rules)]
 
 
 @pytest.fixture
@@ -86,6 +91,31 @@ def test_what_is_held_back_is_written_though_nothing_fails_any_more(tick: Tick) 
 def test_another_error_of_an_output_is_news(tick: Tick) -> None:
     tick({0: 1})
     assert tick({0: 1}, FORBIDDEN, 0.1) == [failed(0, error=FORBIDDEN)]
+
+
+def test_two_errors_by_turns_are_soon_no_news_and_each_is_written_with_its_cause(tick: Tick) -> None:
+    written = [tick({0: 1}, (DOWN, FORBIDDEN)[second % 2]) for second in range(70)]
+    assert [second for second, lines in enumerate(written) if lines] == [0, 1, 2, 4, 8, 16, 32, 64]
+    assert written[:3] == [[failed(0)], [failed(0, error=FORBIDDEN)], [failed(0)]]
+    assert written[64] == [
+        failed(0, " (16 times in 32.0 s)", FORBIDDEN),
+        failed(0, " (16 times in 31.0 s)"),
+    ]
+
+
+def test_an_error_that_the_sum_had_not_yet_at_the_last_reading_is_written(tick: Tick) -> None:
+    """The outputs' counters are read after the sum."""
+    assert tick({0: 1}, late=1) == []
+    assert tick() == [failed(0)]
+    assert tick({1: 2}, late=1) == [failed(1, " (2 times in 1.0 s)")]
+    assert tick() == []
+
+
+def test_many_outputs_that_go_on_failing_are_looked_through_less_often(
+    tick: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcr.stats.send_log._LOOKED_AT", len(OUTPUTS) / 3)
+    assert [tick({0: 1}) for _ in range(4)] == [[failed(0)], [], [], [failed(0, " (3 times in 3.0 s)")]]
 
 
 def test_an_output_that_was_well_for_a_minute_is_news_again(tick: Tick) -> None:

@@ -330,8 +330,9 @@ class Neighbours:
                 opened = self.open(keys, interfaces, undo)
                 undo.pop_all()
         except McrError as error:
-            if any(is_gone(interfaces[key.interface]) for key in keys):
-                return []  # the log has that, and they are opened with it when it is back
+            if gone := {name for name in {key.interface for key in keys} if is_gone(interfaces[name])}:
+                # The log has that, and theirs are opened with it when it is back. The others may be had.
+                return self.open_now([key for key in keys if key.interface not in gone], interfaces)
             if self._not_opened.is_news(error.message):
                 log.warning("%s: groups whose routes lead to a gateway now can keep others waiting", error.message)
             return []

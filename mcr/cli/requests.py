@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import ModuleType
 from typing import Any, Final
@@ -51,7 +52,14 @@ def read_stats(session: Session, ask: Callable[..., Any], which: dict[str, str] 
     if session.json:
         return result
     with session.understand():
-        return _tables().with_states(result, ask("list", which)) if _tables().has_hosts(result) else result
+        hosts = _tables().with_hosts(result)
+        one_by_one = len(hosts) * _FEW <= len(result["rules"])
+    if not hosts:
+        return result
+    with suppress(McrError), session.understand():  # a rule is gone since, or mcrd: the rest is shown all the same
+        rules = [rule for each in hosts for rule in ask("list", about(each))] if one_by_one else ask("list", which)
+        return _tables().with_states(result, rules)
+    return result
 
 
 def list_workers(session: Session) -> None:
@@ -86,6 +94,9 @@ def version(session: Session) -> None:
         ),
     )
 
+
+_FEW: Final = 100
+"""Where so many rules come to one with hosts, those with hosts are listed one by one, and not all."""
 
 ABOUT_A_RULE: Final[dict[str, Callable[..., None]]] = {"list": list_rules, "stats": stats}
 """Commands that a rule may follow."""

@@ -169,9 +169,9 @@ def cut(view: str, height: int | None) -> str:
     return "\n".join([*lines[:kept], f"... {len(lines) - kept:,} more lines: mcrctl top, or mcrctl stats RULE"])
 
 
-def has_hosts(stats: dict[str, Any]) -> bool:
-    """Whether some output is a host, and not a group."""
-    return any(not _is_group(each["group"]) for rule in stats["rules"] for each in rule["outputs"])
+def with_hosts(stats: dict[str, Any]) -> list[str]:
+    """Ids of the rules that have a host among their outputs, and not only groups."""
+    return [rule["rule_id"] for rule in stats["rules"] if not all(_is_group(each["group"]) for each in rule["outputs"])]
 
 
 def _is_group(address: str) -> bool:

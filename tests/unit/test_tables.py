@@ -7,13 +7,13 @@ import click
 import pytest
 
 from mcr.cli.tables import (
-    has_hosts,
     levels_view,
     rule_stats_view,
     rules_view,
     settings_view,
     stats_view,
     watched_view,
+    with_hosts,
     with_states,
     workers_view,
 )
@@ -350,7 +350,8 @@ def test_a_host_that_waits_is_named_as_what_is_sent_there_counts_as_sent() -> No
     [("239.1.1.1", False), ("224.0.0.1", False), ("ff15::1", False), ("223.1.1.1", True), ("2001:db8::ff", True)],
 )
 def test_hosts_are_told_from_groups(address: str, is_host: bool) -> None:
-    assert has_hosts(stats(rules=[RULE_STATS | {"outputs": [OUTPUT_STATS | {"group": address}]}])) is is_host
+    rule = RULE_STATS | {"outputs": [OUTPUT_STATS, OUTPUT_STATS | {"group": address}]}
+    assert with_hosts(stats(rules=[rule])) == [RULE_STATS["rule_id"]] * is_host
 
 
 def test_why_outputs_do_not_add_up_to_their_rule_is_said_where_they_do_not() -> None:

@@ -24,6 +24,7 @@ _LOSS: Final = "red"
 _NOTE: Final = "yellow"
 _NAMED: Final = 3  # rules before a reason that they share
 _HOSTS: Final = 5  # that wait, in one table
+_NO_ANSWER: Final = "does not answer"  # in the reason of an output
 _LOST: Final = "What is sent to a host that does not answer is lost, though it counts as sent."
 _GROUPS: Final = frozenset(map(str, range(224, 240)))  # first numbers of IPv4 groups
 _MEANING_COLUMNS: Final = 40  # that the meaning of a setting has at least beside it
@@ -306,12 +307,15 @@ def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:
 
 
 def _silent_hosts(rules: Sequence[Any], width: int | None) -> Iterator[str]:
-    """Hosts that wait, unlike groups: what is sent there may count as sent while the kernel asks for their MACs."""
+    """Hosts that do not answer: what is sent there counts as sent while the kernel asks for their MACs.
+
+    What waits for anything else, such as an interface, counts as errors.
+    """
     waiting = [
         [rule["name"] or rule["rule_id"], endpoint(output), count(output["sent"]), output["reason"]]
         for rule in rules
         for output in rule["outputs"]
-        if output.get("state") == "waiting" and not _is_group(output["group"])
+        if output.get("state") == "waiting" and not _is_group(output["group"]) and _NO_ANSWER in output["reason"]
     ]
     if waiting:
         yield table(["RULE", "=HOST THAT WAITS", "#SENT", "WHY"], waiting[:_HOSTS], width)

@@ -345,6 +345,13 @@ def test_a_host_that_waits_is_named_as_what_is_sent_there_counts_as_sent() -> No
     assert with_states(told, []) == told  # the rule is gone since
 
 
+@pytest.mark.parametrize("address", ["192.0.2.7", "192.0.2.255", "255.255.255.255"])
+def test_what_waits_for_an_interface_is_not_said_to_count_as_sent(address: str) -> None:
+    down = OUTPUT_STATS | {"group": address, "state": "waiting", "reason": "eth1 is down"}
+    told = stats(rules=[RULE_STATS | {"outputs": [down]}])
+    assert ("WAITS" in stats_view(told, None), "counts as sent" in rule_stats_view(told, None)) == (False, False)
+
+
 @pytest.mark.parametrize(
     ("address", "is_host"),
     [("239.1.1.1", False), ("224.0.0.1", False), ("ff15::1", False), ("223.1.1.1", True), ("2001:db8::ff", True)],

@@ -202,7 +202,9 @@ class KernelRules:
             self.path.unbar(REVIEWED)
 
     def take_over(self) -> None:
-        """The filters of another mcrd are in force no more."""
+        """The filters of another mcrd are in force no more, and deal with no packet."""
+        if self.counters:
+            self.counters.settle()  # while no gate is open, and nobody else counts
         if self.path:
             self.path.unbar(INHERITED)
 

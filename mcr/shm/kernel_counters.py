@@ -16,6 +16,8 @@ from mcr.shm.segment import Counters, CountsRules, Totals
 
 _PREFIX: Final = "kernel."
 _MAPS: Final = ("taken", "rules", "outputs")  # of struct mcr_bpf_counters; so are they called in the store
+_HANDS: Final = ("hand", "gates")  # of struct mcr_bpf_path, likewise: they tell what is lost, and nobody has counted
+_NEVER = 0xFFFF_FFFF  # an epoch that no gate has
 
 
 @attrs.frozen
@@ -77,11 +79,13 @@ class KernelCounters(CountsRules):
         maps: cffi pointer to ``struct mcr_bpf_counters``.
     """
 
-    def __init__(self, maps: Any) -> None:
-        """Own the maps."""
+    def __init__(self, maps: Any, store: DescriptorStore) -> None:
+        """Own the maps, which are left in the store."""
         self.maps = maps
+        self._store = store
         self._path: Any = ffi.NULL
-        self._strays = ffi.new("struct mcr_bpf_stray[]", lib.MCR_BPF_MAX_CPUS)
+        self._former: Any = ffi.NULL  # what the filters of another mcrd hand over by
+        self._strays = _no_strays()
         self._rules = map_values(maps.rules, "struct mcr_rule_counters", lib.MCR_MAX_RULES)
         self._outputs = map_values(maps.outputs, "struct mcr_output_counters", lib.MCR_MAX_OUTPUTS)
 
@@ -117,12 +121,14 @@ class KernelCounters(CountsRules):
             if lib.mcr_bpf_counters_check(maps):
                 raise ValueError("the kernel path's counters have another layout")
             undo.pop_all()
-        return cls._left(maps, store)
+        counters = cls._left(maps, store)
+        counters.look_back()
+        return counters
 
     @classmethod
     def _left(cls, maps: Any, store: DescriptorStore) -> Self:
         try:
-            counters = cls(maps)
+            counters = cls(maps, store)
         except OSError:
             lib.mcr_bpf_counters_close(maps)
             raise
@@ -135,6 +141,7 @@ class KernelCounters(CountsRules):
 
     def __exit__(self, *_exc: object) -> None:
         self._rules, self._outputs = None, None  # the mappings go with them
+        self._forget_former()
         lib.mcr_bpf_counters_close(self.maps)
 
     @property
@@ -156,6 +163,9 @@ class KernelCounters(CountsRules):
 
     def start_capture(self, capture: int) -> None:
         """Count for another capture in this slot, from zero."""
+        if self._former:
+            gates = map_values(self._former.gates, "struct mcr_bpf_gate", lib.MCR_MAX_INTERFACES)
+            gates[capture].first = _NEVER
         check_result(lib.mcr_bpf_counters_start(self.maps, capture))
 
     def read(self, rules: int = 0, outputs: int = 0) -> Counters:
@@ -165,11 +175,46 @@ class KernelCounters(CountsRules):
     def watch(self, path: Any) -> None:
         """Look also at what this kernel path's filters hand over (``struct mcr_bpf_path *``); NULL: at nothing more."""
         self._path = path
+        self._leave_hands()
 
     def look(self) -> None:
         """Find what is lost though no packet has followed on its processor: known half a second after a look."""
-        if self._path:
-            check_result(lib.mcr_bpf_path_look(self._path, self._strays))
+        if path := self._former or self._path:
+            check_result(lib.mcr_bpf_path_look(path, self._strays))
+
+    def settle(self) -> None:
+        """The filters of another mcrd run no more, and deal with no packet: count for good what they have lost.
+
+        Without memory for that it is not counted.
+        """
+        if self._former:
+            lib.mcr_bpf_path_settle(self._former)
+            self._strays = _no_strays()
+            self._forget_former()
+            self._leave_hands()
+
+    def look_back(self) -> None:
+        """Count at once what the filters of another mcrd have lost: no reading may give less than that one's last."""
+        former = ffi.new("struct mcr_bpf_path *", {"counters": self.maps[0], "hand": -1, "gates": -1})
+        for name in _HANDS:
+            if (fd := self._store.take(_PREFIX + name)) is not None:
+                setattr(former, name, fd)
+        self._former = former
+        if lib.mcr_bpf_path_check(former):
+            self._forget_former()
+        else:
+            lib.mcr_bpf_path_look_back(former, self._strays)
+
+    def _forget_former(self) -> None:
+        for name in _HANDS if self._former else ():
+            if (fd := getattr(self._former, name)) >= 0:
+                self._store.refuse(_PREFIX + name, fd)
+        self._former = ffi.NULL
+
+    def _leave_hands(self) -> None:
+        """To the next mcrd, unless it has to know first what another one's filters have lost."""
+        for name in _HANDS if self._path and not self._former else ():
+            self._store.put(_PREFIX + name, getattr(self._path, name))
 
     def taken(self, capture: int) -> Taken:
         """What was done with a capture's datagrams so far."""
@@ -179,6 +224,11 @@ class KernelCounters(CountsRules):
 
 
 _OUTPUT_BYTES: Final = ffi.sizeof("struct mcr_output_counters")
+
+
+def _no_strays() -> Any:
+    """``struct mcr_bpf_stray[]``, by processor."""
+    return ffi.new("struct mcr_bpf_stray[]", lib.MCR_BPF_MAX_CPUS)
 
 
 def map_values(fd: int, ctype: str, count: int) -> Any:

@@ -6,7 +6,9 @@ import pytest
 
 from filters import Wire, frame, look_for_lost
 from mcr._native import lib
-from mcr.shm.kernel_counters import Taken
+from mcr.net.filter.path import KernelPath
+from mcr.process.descriptor_store import DescriptorStore
+from mcr.shm.kernel_counters import KernelCounters, Taken
 from test_gates import CAPTURE, Relay, relay
 
 __all__ = ["relay"]
@@ -43,3 +45,33 @@ def test_the_next_packet_counts_them_in_their_place(stray: Relay, wire: Wire) ->
     stray.counters.look()
     assert not any(each.since for each in stray.counters._strays)
     assert stray.taken() == Taken(lost=1)
+
+
+@pytest.mark.parametrize("is_anew", [False, True], ids=["capture goes on", "another capture"])
+def test_they_are_counted_once_when_mcrd_is_replaced(stray: Relay, is_anew: bool) -> None:
+    """At once: no sum may be less than what the mcrd before has told."""
+    assert look_for_lost(stray.counters, CAPTURE) == 1
+    left = {name: os.dup(fd) for name, fd in stray.store.all().items() if name.startswith("kernel.")}
+    store = DescriptorStore(inherited=left)
+    found = KernelCounters.adopt(store)
+    assert found
+    with found as counters, KernelPath(1, counters) as path:
+        lost = [counters.taken(CAPTURE).lost]
+        if is_anew:
+            path.start_capture(CAPTURE)
+        for step in (counters.look, counters.settle, counters.look):
+            step()
+            lost.append(counters.taken(CAPTURE).lost)
+        assert lost == [1] + [int(not is_anew)] * 3
+        assert store.inherited("") == []
+        assert [store.all()[f"kernel.{name}"] for name in ("hand", "gates")] == [path.maps.hand, path.maps.gates]
+
+
+def test_what_an_older_mcrd_has_left_is_enough(relay: Relay) -> None:
+    """It has not left what tells of them."""
+    left = {f"kernel.{name}": os.dup(getattr(relay.counters.maps, name)) for name in ("taken", "rules", "outputs")}
+    found = KernelCounters.adopt(DescriptorStore(inherited=left))
+    assert found
+    with found as counters:
+        counters.settle()
+        assert counters.taken(CAPTURE) == Taken()

@@ -48,6 +48,14 @@ static bool is_as_planned(const struct plan *plan)
 	       info.value_size == plan->value_size && info.max_entries == plan->count && info.map_flags == plan->flags;
 }
 
+static bool are_as_planned(const struct plan *plans, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if (!is_as_planned(&plans[i]))
+			return false;
+	return true;
+}
+
 #define COUNTERS 3
 
 static void plan_counters(struct mcr_bpf_counters *counters, struct plan plans[COUNTERS])
@@ -84,10 +92,7 @@ int mcr_bpf_counters_check(struct mcr_bpf_counters *counters)
 	struct plan plans[COUNTERS];
 
 	plan_counters(counters, plans);
-	for (uint32_t i = 0; i < COUNTERS; i++)
-		if (!is_as_planned(&plans[i]))
-			return -EINVAL;
-	return 0;
+	return are_as_planned(plans, COUNTERS) ? 0 : -EINVAL;
 }
 
 void mcr_bpf_counters_close(struct mcr_bpf_counters *counters)
@@ -100,13 +105,34 @@ void mcr_bpf_counters_close(struct mcr_bpf_counters *counters)
 	*counters = (struct mcr_bpf_counters){ -1, -1, -1 };
 }
 
+/* What outlives mcrd, beside the counters. */
+#define HANDS 2
+
+static void plan_hands(struct mcr_bpf_path *path, struct plan plans[HANDS])
+{
+	const uint32_t index = sizeof(uint32_t);
+	const struct plan made[HANDS] = {
+		{ &path->gates, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_bpf_gate), MCR_MAX_INTERFACES,
+		  BPF_F_MMAPABLE },
+		{ &path->hand, BPF_MAP_TYPE_PERCPU_ARRAY, index, sizeof(struct mcr_bpf_hand), 1, 0 },
+	};
+
+	memcpy(plans, made, sizeof(made));
+}
+
+int mcr_bpf_path_check(struct mcr_bpf_path *path)
+{
+	struct plan plans[HANDS];
+
+	plan_hands(path, plans);
+	return are_as_planned(plans, HANDS) ? 0 : -EINVAL;
+}
+
 int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct mcr_bpf_counters *counters)
 {
 	const uint32_t index = sizeof(uint32_t), shared = BPF_F_MMAPABLE, grows = BPF_F_NO_PREALLOC;
 	const struct plan plans[] = {
 		{ &path->own, BPF_MAP_TYPE_HASH, sizeof(uint64_t), 1, MCR_MAX_OWN, grows },
-		{ &path->gates, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_bpf_gate), MCR_MAX_INTERFACES, shared },
-		{ &path->hand, BPF_MAP_TYPE_PERCPU_ARRAY, index, sizeof(struct mcr_bpf_hand), 1, 0 },
 		{ &path->drains, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_bpf_drain), MCR_MAX_INTERFACES * workers,
 		  shared },
 		{ &path->forwards, BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(struct mcr_bpf_rule), MCR_MAX_RULES,
@@ -115,10 +141,14 @@ int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct 
 		  MCR_MAX_RULES, grows },
 		{ &path->scratch, BPF_MAP_TYPE_PERCPU_ARRAY, index, SCRATCH_BYTES, 1, 0 },
 	};
+	struct plan hands[HANDS];
 	int ret = -E2BIG;
 
 	*path = (struct mcr_bpf_path){ workers, *counters, -1, -1, -1, -1, -1, -1, -1 };
+	plan_hands(path, hands);
 	if (workers <= MCR_BPF_WORKERS)
+		ret = open_all(hands, HANDS);
+	if (!ret)
 		ret = open_all(plans, sizeof(plans) / sizeof(*plans));
 	if (ret)
 		mcr_bpf_path_close(path);
@@ -237,6 +267,45 @@ int mcr_bpf_path_look(const struct mcr_bpf_path *path, struct mcr_bpf_stray stra
 		else if (!stray->since || stray->capture != now[i].capture || stray->done != done[i])
 			*stray = (struct mcr_bpf_stray){ time, done[i], now[i].capture, now[i].datagrams };
 	}
+	return ret;
+}
+
+int mcr_bpf_path_look_back(const struct mcr_bpf_path *path, struct mcr_bpf_stray strays[])
+{
+	int ret = mcr_bpf_path_look(path, strays);
+	uint64_t time;
+
+	if (!ret)
+		ret = mcr_bpf_path_wait();
+	time = mcr_clock_ns(CLOCK_MONOTONIC);
+	if (!ret)
+		ret = mcr_bpf_path_look(path, strays);
+	for (uint32_t i = 0; !ret && i < MCR_BPF_MAX_CPUS; i++)
+		if (strays[i].since && strays[i].since < time)
+			strays[i].since -= STRAY_NS;
+	return ret;
+}
+
+/* Of one processor. Nobody else writes it. */
+static int add_lost(const struct mcr_bpf_counters *counters, uint32_t processor, const struct mcr_bpf_hand *hand)
+{
+	struct mcr_bpf_taken by_cpu[MCR_BPF_MAX_CPUS];
+	int ret;
+
+	memset(by_cpu, 0, sizeof(by_cpu));
+	ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, counters->taken, &hand->capture, by_cpu);
+	by_cpu[processor].lost += hand->datagrams;
+	return ret ? ret : mcr_bpf_change(BPF_MAP_UPDATE_ELEM, counters->taken, &hand->capture, by_cpu);
+}
+
+int mcr_bpf_path_settle(const struct mcr_bpf_path *path)
+{
+	struct mcr_bpf_hand hands[MCR_BPF_MAX_CPUS];
+	int ret = read_hands(path, hands);
+
+	for (uint32_t i = 0; !ret && i < MCR_BPF_MAX_CPUS; i++)
+		if (hands[i].path == PATH_KERNEL)
+			ret = add_lost(&path->counters, i, &hands[i]);
 	return ret;
 }
 

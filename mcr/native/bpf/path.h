@@ -37,6 +37,15 @@ int mcr_bpf_counters_taken(const struct mcr_bpf_counters *counters, uint32_t cap
 /* Look for strays: the next packet on their processor would count them, but there may be none. */
 int mcr_bpf_path_look(const struct mcr_bpf_path *path, struct mcr_bpf_stray strays[]);
 
+/* The same at once: what is there before and after all packets have been dealt with is lost. */
+int mcr_bpf_path_look_back(const struct mcr_bpf_path *path, struct mcr_bpf_stray strays[]);
+
+/* Count in the maps what is lost. No filter that hands over by this path may run any more, and none that counts. */
+int mcr_bpf_path_settle(const struct mcr_bpf_path *path);
+
+/* -EINVAL: its `hand` and `gates` are not such maps. */
+int mcr_bpf_path_check(struct mcr_bpf_path *path);
+
 /* Make all other maps. `counters` stay the caller's. -E2BIG: more workers than there is room for. */
 int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct mcr_bpf_counters *counters);
 void mcr_bpf_path_close(struct mcr_bpf_path *path);

@@ -53,7 +53,7 @@ from mcr.stats.readings import (
     worker_stats,
 )
 from mcr.stats.send_log import SendErrors, log_send_errors
-from mcr.stats.stalls import Stalls
+from mcr.stats.stalls import Checked, Stalls
 from mcr.text.plurals import counted
 
 _T = TypeVar("_T")
@@ -124,13 +124,13 @@ class StatsAggregator:
         """Have the next mcrd go on from the counts of this moment."""
         await ask(self._inbox, Save)
 
-    async def stalled(self, shares: tuple[float, ...]) -> tuple[int, ...]:
-        """Ids of workers that have let packets wait for some seconds without taking one. Each is reported once.
+    async def stalled(self, weights: tuple[float, ...]) -> Checked:
+        """Which workers have let packets wait for some seconds without taking one. Each is reported once.
 
         Args:
-            shares: of the time since the last call in which each worker had a processor, or wanted none.
+            weights: of this check, for each worker (`mcr.process.turns.Turns.weight`).
         """
-        return await ask(self._inbox, lambda reply: Stalled(shares, reply))
+        return await ask(self._inbox, lambda reply: Stalled(weights, reply))
 
     async def sampled(self) -> None:
         """A worker has taken another round number of packets: a good moment for a log line."""
@@ -210,9 +210,9 @@ def _tell(state: "_State", command: Read | Events | Stalled) -> None:
         case Events(after, reply):
             with reply:
                 reply.resolve(state.feeds.after(after))
-        case Stalled(shares, reply):
+        case Stalled(weights, reply):
             with reply:
-                reply.resolve(state.stalls.check(shares))
+                reply.resolve(state.stalls.check(weights))
         case _:
             assert_never(command)
 

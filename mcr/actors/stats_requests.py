@@ -7,6 +7,7 @@ from mcr.model.event import Event
 from mcr.relay.placement import LeavingOutput, PlacedRule
 from mcr.stats.captures import Watched
 from mcr.stats.moment import Counts, Moment
+from mcr.stats.stalls import Checked
 
 
 @attrs.frozen
@@ -93,10 +94,10 @@ class Sampled:
 
 @attrs.frozen
 class Stalled:
-    """Say which workers take nothing, each once. `shares`: of the time in which each could have, since the last one."""
+    """Say which workers take nothing, each once. `weights`: how much this check counts for each."""
 
-    shares: tuple[float, ...]
-    reply: Reply[tuple[int, ...]]
+    weights: tuple[float, ...]
+    reply: Reply[Checked]
 
 
 @attrs.frozen

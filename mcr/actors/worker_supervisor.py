@@ -433,9 +433,7 @@ class _State:
         self.acknowledged.set(self.workers.acknowledged())
 
     async def kill_hung_workers(self) -> None:
-        for worker_id in await self._stats.stalled(self.workers.check_turns()):
-            self.workers[worker_id].kill("takes no packets although some wait")
-        self.workers.kill_overdue()
+        self.workers.kill_hung(await self._stats.stalled(self.workers.weigh()))
 
     def stop(self, reply: Reply[None]) -> None:
         self._stopping = reply

@@ -16,6 +16,7 @@ from mcr.process.turns import Turns
 from mcr.relay.told import Told
 from mcr.shm import records
 from mcr.shm.segment import Segment
+from mcr.stats.stalls import Checked
 
 log = get_logger(Facility.SUPERVISOR)
 
@@ -38,9 +39,9 @@ class Worker:
     overdue: float = 0
     """For how many checks it has acknowledged nothing although something is due, and it could have."""
     turns: Turns | None = None
-    """As of the last check."""
-    share: float = 1.0
-    """Of the time between the last two checks, in which it had a processor, or wanted none."""
+    """As of the last check; None: nothing was suspected of it then."""
+    weight: float = 1.0
+    """Of the last check (`Turns.weight`)."""
     hung: int | None = None
     """Pid that was killed since it did not do its work."""
     ended: bool = False
@@ -148,7 +149,7 @@ class WorkerTable:
         worker.incarnation = started.incarnation
         worker.state = WorkerState.STARTING
         worker.overdue = 0
-        worker.turns, worker.share = None, 1.0
+        worker.turns, worker.weight = None, 1.0
         worker.tell(*self._told.whole())
         what = "worker %d started, pid %d, core %d"
         log.info(what, worker.worker_id, worker.pid, worker.core, worker=worker.worker_id, pid=worker.pid)
@@ -188,20 +189,32 @@ class WorkerTable:
             restarts=worker.restarts,
         )
 
-    def check_turns(self) -> tuple[float, ...]:
-        """Find out for which share of the time since the last check each had a processor, or wanted none."""
+    def weigh(self) -> tuple[float, ...]:
+        """How much this check counts for each: all of it where nothing was suspected, as nobody has looked there."""
         for worker in self:
-            if worker.pid is not None:
+            worker.weight = 1.0
+            if worker.turns and worker.pid is not None:
                 before, worker.turns = worker.turns, Turns.of(worker.pid)
-                worker.share = before.share(worker.turns) if before else 1.0
-        return tuple(worker.share for worker in self)
+                worker.weight = before.weight(worker.turns)
+        return tuple(worker.weight for worker in self)
+
+    def kill_hung(self, checked: Checked) -> None:
+        """End those that hang, and look from now on when those get a processor that may."""
+        for worker_id in checked.hung:
+            self[worker_id].kill("takes no packets although some wait")
+        self.kill_overdue()
+        for worker in self:
+            if worker.overdue == 0 and worker.worker_id not in checked.suspected:
+                worker.turns = None
+            elif worker.turns is None and worker.pid is not None:
+                worker.turns = Turns.of(worker.pid)
 
     def kill_overdue(self) -> None:
         """End those that have not acknowledged the newest generation for some checks."""
         # Counted, not timed: a supervisor that was itself stopped must first read the reports of that time. And without
         # what others had of the processor: one that waits for it does not hang, and one in its place would wait, too.
         for worker in self:
-            worker.overdue = worker.overdue + worker.share if worker.generation < self.newest else 0
+            worker.overdue = worker.overdue + worker.weight if worker.generation < self.newest else 0
             if worker.overdue >= _OVERDUE_WATCHES:
                 worker.kill(f"has not acknowledged generation {self.newest}")
 

@@ -8,6 +8,7 @@ from typing import Self
 import attrs
 
 _NS = 1e9
+_WHOLE_SECONDS = 0.9  # since the last check, for one that counts whole: they come once a second, but not evenly
 
 
 @attrs.frozen
@@ -33,6 +34,10 @@ class Turns:
             _, _, state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")
             return cls(time.monotonic(), int(ran) / _NS, int(waited) / _NS, state.startswith(b"R"))
         return cls(time.monotonic())
+
+    def weight(self, later: "Turns") -> float:
+        """How much a check counts that comes then, after one now: less if it is early, or others had the processor."""
+        return self.share(later) * min(max(later.at - self.at, 0) / _WHOLE_SECONDS, 1)
 
     def share(self, later: "Turns") -> float:
         """Of the time until then, in which it ran or had nothing to do."""

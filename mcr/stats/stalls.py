@@ -10,8 +10,16 @@ _CHECKS = 3  # without a step while packets wait, and it could have taken some: 
 
 
 @attrs.frozen
+class Checked:
+    """Ids of workers that hang, each once, and of those that may."""
+
+    hung: tuple[int, ...] = ()
+    suspected: tuple[int, ...] = ()
+
+
+@attrs.frozen
 class _Stall:
-    """A worker's backlog at the last tick; whether it has not moved, and for how many checks."""
+    """A worker's backlog at the last tick; whether it has not moved, which no check has counted; how many have."""
 
     backlog: Backlog = attrs.field(factory=lambda: Backlog(0, 0))
     stuck: bool = False
@@ -31,15 +39,16 @@ class Stalls:
             stuck = backlog.waiting > 0 and backlog.taken == before.backlog.taken
             self._stalls[worker] = _Stall(backlog, stuck, before.checks if stuck else 0)
 
-    def check(self, shares: Sequence[float]) -> tuple[int, ...]:
-        """Ids of those that hang; each is found once.
+    def check(self, weights: Sequence[float]) -> Checked:
+        """Which hang. What was noted counts once, however often this is called.
 
         Args:
-            shares: of the time since the last check in which each had a processor, or wanted none.
+            weights: of this check, for each, as `mcr.process.turns.Turns.weight` has it.
         """
-        for worker, (stall, share) in enumerate(zip(self._stalls, shares, strict=True)):
-            self._stalls[worker] = attrs.evolve(stall, checks=stall.checks + share if stall.stuck else 0)
+        for worker, (stall, weight) in enumerate(zip(self._stalls, weights, strict=True)):
+            if stall.stuck:
+                self._stalls[worker] = attrs.evolve(stall, stuck=False, checks=stall.checks + weight)
         found = tuple(worker for worker, stall in enumerate(self._stalls) if stall.checks >= _CHECKS)
         for worker in found:
             self._stalls[worker] = attrs.evolve(self._stalls[worker], checks=0)
-        return found
+        return Checked(found, tuple(worker for worker, stall in enumerate(self._stalls) if stall.checks))

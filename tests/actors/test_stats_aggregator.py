@@ -19,6 +19,7 @@ from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.placement import LeavingOutput, OutputSlot, PlacedRule
 from mcr.shm.kept import Kept
 from mcr.shm.segment import Segment
+from mcr.stats.stalls import Checked
 
 RULE = Rule(
     "tv",
@@ -217,7 +218,7 @@ async def test_a_long_reading_holds_nobody_else_up(
     nursery.start_soon(stats.read)
     await begun.wait()
     with trio.fail_after(5):
-        assert await stats.stalled((1.0, 1.0)) == ()
+        assert await stats.stalled((1.0, 1.0)) == Checked()
     gate.set()
 
 

@@ -31,8 +31,10 @@ def looking(vlan: int = 0, link: int = ETHERNET, secret: tuple[int, int] = (1, 2
     look = lib.mcr_look_open(
         ffi.new("struct mcr_look_spec *", {"fd": -1, "link": link, "vlan": vlan, "secret": secret})
     )
-    yield look
-    lib.mcr_look_close(look)
+    try:
+        yield look
+    finally:
+        lib.mcr_look_close(look)
 
 
 def take(look: Any, data: bytes, *, network: int = ETHERNET, **known: int) -> Heard:

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 from mcr.process.turns import Turns
 from mcr.stats.captures import Backlog
-from mcr.stats.stalls import Stalls
+from mcr.stats.stalls import Checked, Stalls
+from mcr_process import PATIENCE
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def test_who_waits_for_the_processor_is_told_from_who_has_it() -> None:
         pids = [stack.enter_context(spinning(processor)) for _ in range(3)]
         first = then = [*map(Turns.of, pids)]
         while min(each.ran for each in then) < 0.02 or then[0].at - first[0].at < 0.2:
+            assert then[0].at - first[0].at < PATIENCE, "is there schedstat in this kernel?"
             os.sched_yield()
             then = [*map(Turns.of, pids)]
         shares = [before.share(after) for before, after in zip(first, then, strict=True)]
@@ -42,6 +44,10 @@ def test_shares_are_of_the_time_in_which_it_could_have_run() -> None:
     assert running.share(Turns(12.0, 3.5, 1.5, wants=True)) == 0.25
     assert running.share(Turns(11.0, 3.1, 9.0)) == 0, "what is told of is longer ago"
     assert running.share(running) == running.share(Turns(12.0)) == 1
+    assert running.weight(Turns(12.0, 3.5, 1.5, wants=True)) == 0.25
+    assert asleep.weight(Turns(10.9)) == 1
+    assert 0.5 < asleep.weight(Turns(10.5)) < 0.6, "it comes early"
+    assert running.weight(running) == 0
 
 
 def test_a_worker_hangs_if_it_could_have_taken_what_waits() -> None:
@@ -49,7 +55,7 @@ def test_a_worker_hangs_if_it_could_have_taken_what_waits() -> None:
     stalls, found = Stalls(3), []
     for _ in range(32):
         stalls.note([Backlog(5, 7), Backlog(5, 7), Backlog(0, 7)])
-        found.append(stalls.check((0.125, 1.0, 1.0)))
+        found.append(stalls.check((0.125, 1.0, 1.0)).hung)
     assert [at for at, each in enumerate(found) if 0 in each] == [24]
     assert [at for at, each in enumerate(found) if 1 in each] == [*range(3, 32, 3)]
     assert not any(2 in each for each in found)
@@ -59,6 +65,15 @@ def test_a_worker_that_has_taken_one_is_counted_anew() -> None:
     stalls = Stalls(1)
     for taken in (1, 1, 1, 2, 2, 2):
         stalls.note([Backlog(5, taken)])
-        assert stalls.check((1.0,)) == ()
+        assert stalls.check((1.0,)).hung == ()
     stalls.note([Backlog(5, 2)])
-    assert stalls.check((1.0,)) == (0,)
+    assert stalls.check((1.0,)) == Checked(hung=(0,))
+
+
+def test_a_backlog_counts_once_however_often_it_is_checked() -> None:
+    stalls, found = Stalls(1), []
+    for _ in range(4):
+        stalls.note([Backlog(5, 7)])
+        found += [stalls.check((1.0,)) for _ in range(3)]
+    assert [each.hung for each in found] == [()] * 9 + [(0,), (), ()]
+    assert [bool(each.suspected) for each in found] == [False] * 3 + [True] * 6 + [False] * 3

@@ -1,6 +1,5 @@
 """What the supervisor knows of its workers."""
 
-import itertools
 import os
 import signal
 
@@ -12,6 +11,7 @@ from mcr.actors.worker_table import WorkerTable
 from mcr.model.log import LogLevels
 from mcr.process.turns import Turns
 from mcr.shm import records
+from mcr.stats.stalls import Checked
 
 
 class Workers:
@@ -80,20 +80,46 @@ def test_worker_that_may_not_be_killed_takes_nothing_else_down(
 def test_a_worker_that_gets_no_processor_does_not_hang(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks count for as much of a second as it could have answered in: a quarter, or all of it."""
     waited, killed = {100: 0.0, 101: 0.0}, []
-    now = itertools.count(10.0)
-    monkeypatch.setattr(Turns, "of", lambda pid: Turns(next(now) if pid == 100 else 0.0, waited=waited[pid]))
+    now = 10.0
+    monkeypatch.setattr(Turns, "of", lambda pid: Turns(now, waited=waited[pid]))
     monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
     for worker_id in (0, 1):
         workers.table.start(WorkerStarted(worker_id, 1, 100 + worker_id))
     for check in range(1, 11):
-        workers.table.check_turns()
-        workers.table.kill_overdue()
+        workers.table.weigh()
+        workers.table.kill_hung(Checked())
+        now += 1
         waited[100] += 0.75
         assert (100 in killed, 101 in killed) == (check >= 9, check >= 3)
-    assert workers.table.check_turns()[0] == 0.25
+    assert workers.table.weigh() == (0.25, 1.0)
     workers.table.exit(WorkerExited(0, 100, "killed by signal 9 (SIGKILL)", 0.1))
     workers.table.start(WorkerStarted(0, 2, 100))
-    assert workers.table.check_turns() == (1.0, 1.0)
+    now += 1
+    assert workers.table.weigh() == (1.0, 1.0)
+
+
+def test_no_worker_is_looked_at_that_does_its_work(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def look(pid: int) -> Turns:
+        read.append(pid)
+        return Turns(1.0)
+
+    monkeypatch.setattr(Turns, "of", look)
+    for worker_id in (0, 1):
+        workers.table.start(WorkerStarted(worker_id, 1, 100 + worker_id))
+        workers.table.acknowledge(worker_id, 1)
+
+    def check(suspected: tuple[int, ...]) -> list[int]:
+        read.clear()
+        workers.table.weigh()
+        workers.table.kill_hung(Checked(suspected=suspected))
+        return [*read]
+
+    assert [check(each) for each in [(), (1,), (1,), (), ()]] == [[], [101], [101], [101], []]
+    workers.table.tell_generation(2)
+    workers.table.acknowledge(1, 2)
+    assert check(()) == [100]
 
 
 def test_nothing_is_let_go_that_a_process_may_still_use(workers: Workers) -> None:

@@ -100,6 +100,12 @@ def _names_its_rules(change: Change) -> bool:
     return isinstance(change, Add | Edit) or (isinstance(change, Remove) and change.selection.literal)
 
 
+def _look_at_few(commands: Sequence[AtRunTime], known: int) -> bool:
+    """Whether these changes are about few rules of those that are known or new."""
+    added = sum(len(each.rules) for each in commands if isinstance(each, Add))
+    return added <= _MANY and (known <= _MANY or all(map(_names_its_rules, commands)))
+
+
 @attrs.frozen
 class _Step:
     """A step of the rules, which workers are told of: the rules that it is about, by their ids, and the state then."""
@@ -300,7 +306,7 @@ class RuleSet:
 
     async def _plan(self, commands: Sequence[AtRunTime], standing: Standing) -> list[Draft]:
         """Drafts of the first of these, which can be made together."""
-        if self._precedence.is_idle and sum(len(each.rules) for each in commands if isinstance(each, Add)) <= _MANY:
+        if self._precedence.is_idle and _look_at_few(commands, len(self._catalog)):
             return take_together(_draft_all(self._drafts, commands, standing))
         return await trio.to_thread.run_sync(lambda: take_together(_draft_all(self._drafts, commands, standing)))
 

@@ -1,7 +1,7 @@
 """Owns the rules: applies each change, one after the other, and follows the interfaces that have the names in them."""
 
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
 from operator import attrgetter
@@ -141,10 +141,9 @@ class RuleStore:
         """
         applied: Applied = await ask(self._changes, lambda reply: Remove(selection, reply))
         views = await self._views(applied.entries, await self._settle(applied))
-        for view in views:
-            self._shown.forget(view.rule_id)
+        self._shown.forget([view.rule_id for view in views])
         remarks = {rule_id: (remark,) for rule_id, remark in applied.remarks.items()}
-        return tuple(_warn(view, remarks.get(view.rule_id, ())) for view in views)
+        return await _warn(views, lambda view: remarks.get(view.rule_id, ()))
 
     async def use(self, rules: tuple[FileRule, ...], kept: str | None = "") -> None:
         """Go by these rules of configuration files instead of those that they said before; or nothing is changed.
@@ -225,19 +224,19 @@ _hosts, _sources = attrgetter("hosts"), attrgetter("sources")  # of thousands, a
 async def _advise(views: tuple[RuleView, ...], applied: Applied) -> tuple[RuleView, ...]:
     """The views, with what one should know of rules that were added or changed."""
     more = applied.advice
-
-    def advise() -> tuple[RuleView, ...]:
-        return tuple(
-            _warn(each, (*each.warnings, *advice(each.input, each.outputs), *more.get(each.rule_id, ())))
-            for each in views
-        )
-
-    return await trio.to_thread.run_sync(advise) if len(views) > MANY else advise()
+    return await _warn(
+        views, lambda view: (*view.warnings, *advice(view.input, view.outputs), *more.get(view.rule_id, ()))
+    )
 
 
-def _warn(view: RuleView, warnings: tuple[str, ...]) -> RuleView:
-    """The view with these warnings, and no others."""
-    return view if view.warnings == warnings else attrs.evolve(view, warnings=warnings)
+async def _warn(views: tuple[RuleView, ...], warnings: Callable[[RuleView], tuple[str, ...]]) -> tuple[RuleView, ...]:
+    """The views with these warnings, and no others."""
+
+    def warn() -> tuple[RuleView, ...]:
+        told = ((view, warnings(view)) for view in views)
+        return tuple(view if view.warnings == these else attrs.evolve(view, warnings=these) for view, these in told)
+
+    return await trio.to_thread.run_sync(warn) if len(views) > MANY else warn()
 
 
 async def run_rule_store(

@@ -22,6 +22,7 @@ from mcr.rules.loopback import refuse_loops
 
 _PATTERN = frozenset("*?[")  # what makes a name one
 _SEE = "see the rules: mcrctl list"
+_MANY = 200  # rules: others wait while so many are looked through
 _COMPARED = 500  # ids or names that a wrong one is compared with, at most: it takes a while
 
 
@@ -51,6 +52,7 @@ class Noted:
 
     Attributes:
         claims: of what is new or changed.
+        left: claims of what is neither new nor removed, where many are removed; None: few are.
     """
 
     generation: int
@@ -58,6 +60,7 @@ class Noted:
     removed: tuple[Entry, ...]
     changed: tuple[Entry, ...]
     claims: Mapping[Claim, str]
+    left: dict[Claim, str] | None = None
 
 
 class Catalog:
@@ -163,15 +166,19 @@ class Catalog:
         Nobody but who plans changes sees anything of it, so it may be done in a thread.
         """
         assert change.generation == self.generation + 1, "a change was planned before another was noted"
-        return _noted(change, self._by_id, self.destinations)
+        return _noted(change, self._by_id, self._by_claim, self.destinations)
 
     def show(self, noted: Noted) -> tuple[Entry, ...]:
         """Have everybody see it."""
         self.generation = noted.generation
+        if noted.left is not None:
+            self._by_claim = noted.left
+        else:
+            for claim in chain.from_iterable(entry.rule.input.claims for entry in noted.removed):
+                del self._by_claim[claim]
+        self._drop_names([*noted.removed, *(self._by_id[each.rule.rule_id] for each in noted.changed)])
         for entry in noted.removed:
-            self._drop(entry.rule)
-        for entry in noted.changed:
-            self._drop_name(self._by_id[entry.rule.rule_id].rule)
+            del self._by_id[entry.rule.rule_id]
         fresh = (*noted.added, *noted.changed)
         self._by_id |= {each.rule.rule_id: each for each in fresh}
         self._by_claim |= noted.claims
@@ -301,18 +308,15 @@ class Catalog:
 
     # Changing.
 
-    def _drop(self, rule: Rule) -> None:
-        del self._by_id[rule.rule_id]
-        for claim in rule.input.claims:
-            del self._by_claim[claim]
-        self._drop_name(rule)
-
-    def _drop_name(self, rule: Rule) -> None:
-        if rule.name is not None and self._by_name.get(rule.name) == rule.rule_id:
-            del self._by_name[rule.name]
+    def _drop_names(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if entry.rule.name is not None and self._by_name.get(entry.rule.name) == entry.rule.rule_id:
+                del self._by_name[entry.rule.name]
 
 
-def _noted(change: RuleChange, by_id: Mapping[str, Entry], destinations: Destinations) -> Noted:
+def _noted(
+    change: RuleChange, by_id: Mapping[str, Entry], by_claim: Mapping[Claim, str], destinations: Destinations
+) -> Noted:
     gone = [by_id[rule.rule_id] for rule in (*change.removed, *change.changed)]
     for entry in gone:
         destinations.drop(entry.rule)
@@ -325,7 +329,13 @@ def _noted(change: RuleChange, by_id: Mapping[str, Entry], destinations: Destina
         removed=tuple(attrs.evolve(each, generation=change.generation) for each in gone[: len(change.removed)]),
         changed=tuple(fresh[len(change.added) :]),
         claims={claim: each.rule.rule_id for each in fresh for claim in each.rule.input.claims},
+        left=_without(change.removed, by_claim) if len(change.removed) > _MANY else None,
     )
+
+
+def _without(removed: Sequence[Rule], by_claim: Mapping[Claim, str]) -> dict[Claim, str]:
+    gone = {rule.rule_id for rule in removed}
+    return {claim: rule_id for claim, rule_id in by_claim.items() if rule_id not in gone}
 
 
 def _entry(rule: Rule, generation: int) -> Entry:

@@ -1,6 +1,6 @@
 """Rules as `mcrctl list` shows them, kept for as long as nothing changes: there may be 10,000."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import attrs
@@ -43,10 +43,11 @@ class Views:
             self._last = _Shown(entries, conditions, views)
         return views
 
-    def forget(self, rule_id: str) -> None:
-        """A rule is gone."""
+    def forget(self, rule_ids: Iterable[str]) -> None:
+        """These rules are gone."""
         self._last = None
-        self._well.pop(rule_id, None)
+        for rule_id in rule_ids:
+            self._well.pop(rule_id, None)
 
     def forget_all(self) -> None:
         """Any of them may be gone."""

@@ -176,6 +176,10 @@ async def test_no_step_of_the_event_loop_goes_through_many_rules(store: RuleStor
         views = await store.add(rules)
     assert len(views) == len(rules)
     assert longest.calls < len(rules) // 4
+    async with longest.measured():
+        gone = await store.remove(Selection(all=True))
+    assert len(gone) == len(rules)
+    assert longest.calls < len(rules) // 4
     assert sys.getprofile() is None
 
 

@@ -49,7 +49,9 @@ def from_sources(rule_id: str, *sources: int) -> Rule:
     return attrs.evolve(rule(1, rule_id=rule_id), input=attrs.evolve(rule(1).input, sources=taken))
 
 
-def test_nobody_sees_of_a_change_what_is_only_prepared() -> None:
+@pytest.mark.parametrize("many", [0, 200])
+def test_nobody_sees_of_a_change_what_is_only_prepared(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcr.rules.catalog._MANY", many)
     catalog = holding(rule(1, name="a"), rule(2))
     change = catalog.plan_exchange([rule(3)], [rule(2)], [rule(1, name="b")])
     prepared = catalog.prepare(change)
@@ -62,6 +64,10 @@ def test_nobody_sees_of_a_change_what_is_only_prepared() -> None:
     with pytest.raises(RuleNotFound):
         catalog.find(None, "a")
     assert catalog.generation == change.generation
+    catalog.plan_addition([rule(2)])
+    for number in (1, 3):
+        with pytest.raises(RuleExists):
+            catalog.plan_addition([rule(number, rule_id="other")])
 
 
 def test_two_rules_share_no_source_of_a_flow() -> None:

@@ -59,7 +59,7 @@ def test_what_a_thread_keeps_of_a_rule_that_is_gone_ends_with_the_next_list(made
     conditions: Any = Conditions()
     shown, there, gone = Views(), entry("there"), entry("gone")
     witness = weakref.ref(gone)
-    shown.forget("gone")
+    shown.forget(["gone"])
     shown.make((there, gone), conditions)  # a thread had the entries from before
     shown.keep((there, gone))
     del gone

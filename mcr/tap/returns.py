@@ -29,6 +29,7 @@ _KNOWN_SECONDS: Final = 1.0  # of one at somebody who is known, which is to be s
 _KNOWN_SETTLED: Final = 0.3
 _JUDGED: Final = 0.2  # after that, before which a proof does not end it: who sends what is to be told as well
 _STEP: Final = 0.1  # at the longest, until what has come is judged
+_BEHIND: Final = 0.1  # at the longest, until that has been read on a machine that is busy
 _AT_ONCE = 2_048  # datagrams that are judged while more come: the socket has no room for those of a longer time
 _HELD = 1_000  # flows, at the most, that a filter may hold
 _SIGNS_SECONDS: Final = 3.0  # of one that has seen a payload come back, or is to see that nothing does any more
@@ -181,31 +182,34 @@ class Taken:
 
 def _watch(reading: Reading, view: View) -> _Seen:
     """See what comes, until something is proven, or lost: what came before that is whole."""
-    held, start = Sampled(view.named), time.monotonic()
+    held, start, count = Sampled(view.named), time.monotonic(), 0
     seconds, settled = (_KNOWN_SECONDS, _KNOWN_SETTLED) if view.known else (_SECONDS, _SETTLED)
-    end, is_settled, count = start + seconds, False, 0
+    end, settled = start + seconds, start + settled
     while reading.is_whole and max(count, reading.frames) < MOST and not held.is_full:
         now = time.monotonic()
         if now >= end:
             if end > start + seconds or not _is_worth_more(held.seen, view.known):
                 break
             end = start + _SIGNS_SECONDS
-        if now >= start + settled:
-            held.settle()
-            is_settled = True
-        came = reading.read(min(_STEP, (end if is_settled else start + settled) - now))
+        is_late = now >= settled
+        came = reading.read(min(_STEP, end - now if held.is_settled else max(settled - now, 0.0)))
         count += len(came)
         held.add(came)
+        if is_late and not (reading.is_behind and now < settled + _BEHIND):
+            held.settle()  # what had come by then has been read
         if held.is_plain and not view.known:
             return _Seen(Verdict(is_varied=True, seconds=time.monotonic() - start), frames_each=1.0)
-        if held.is_alone or reading.is_behind or held.unjudged > _AT_ONCE:
+        if held.is_alone or reading.is_behind or not held.judge(_AT_ONCE):
             continue
-        is_proven = any(not each.is_beside for each in held.seen.returners())
-        is_proven = is_proven or (end > start + seconds and bool(held.seen.part_returners()))
-        if is_proven and time.monotonic() >= start + settled + _JUDGED:
+        if _is_proven(held.seen, is_part_enough=end > start + seconds) and time.monotonic() >= settled + _JUDGED:
             break
     verdict = _judge(held.seen, view.known, start, is_whole=reading.is_whole)
     return _Seen(verdict, max(reading.frames / max(count, 1), 1.0))
+
+
+def _is_proven(seen: Sightings, *, is_part_enough: bool) -> bool:
+    """Whether somebody returns what others send."""
+    return any(not each.is_beside for each in seen.returners()) or (is_part_enough and bool(seen.part_returners()))
 
 
 def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole: bool) -> Verdict:

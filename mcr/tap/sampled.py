@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from itertools import islice
 from typing import Final
 
 from mcr.tap.copies import SAME, Origin, Sightings
@@ -49,9 +48,9 @@ class Sampled:
             self._settled = len(self._came)
 
     @property
-    def unjudged(self) -> int:
-        """Datagrams that `seen` is still to take."""
-        return len(self._came) - self._sightings.count
+    def is_settled(self) -> bool:
+        """Whether what comes from here on is new."""
+        return self._settled is not None
 
     @property
     def is_alone(self) -> bool:
@@ -66,13 +65,19 @@ class Sampled:
             return False
         return sum(each.address not in self._named for each in self._origins) == 1
 
-    @property
-    def seen(self) -> Sightings:
-        """All that is held, to be judged: that costs more than to hold it."""
-        for each in islice(self._came, self._sightings.count, None):
+    def judge(self, most: int) -> bool:
+        """Judge so many more, at most: that costs more than to hold them. Whether none is left."""
+        begun = self._sightings.count
+        for each in self._came[begun : begun + most]:
             self._settle_here()
             self._sightings.add(*each)
         self._settle_here()
+        return self._sightings.count == len(self._came)
+
+    @property
+    def seen(self) -> Sightings:
+        """All that is held, judged."""
+        self.judge(len(self._came))
         return self._sightings
 
     def _settle_here(self) -> None:

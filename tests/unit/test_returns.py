@@ -54,7 +54,7 @@ class Come:
         self.frames, self._came, self._taken = 0, iter(came), taken
 
     def read(self, seconds: float) -> list[tuple[Origin, int]]:
-        assert seconds > 0
+        assert seconds >= 0
         origin, payload = next(self._came, (None, None))
         if not origin:
             return []
@@ -162,6 +162,59 @@ def test_what_came_before_something_was_lost_is_judged(monkeypatch: pytest.Monke
         assert not verdict.is_over
         assert bool(verdict.echoes) is is_settled
     assert judged(monkeypatch, Lossy(own), B).echoes[0].is_source
+
+
+class Heaped(Come):
+    """Readings of many at once, each of which says whether it leaves some; then as `Come`."""
+
+    def __init__(
+        self, heaps: Iterable[tuple[list[tuple[Origin, object]], bool]], came: Iterable[tuple[Origin, object]]
+    ) -> None:
+        super().__init__(came)
+        self._heaps = iter(heaps)
+
+    def read(self, seconds: float) -> list[tuple[Origin, int]]:
+        heap, self.is_behind = next(self._heaps, ([], False))
+        return [(origin, hash(str(payload))) for origin, payload in heap] or super().read(seconds)
+
+
+def heaps(count: int, size: int, *who: Origin, each: int = 1, is_behind: bool = True) -> Any:
+    """So many readings of so many datagrams; every payload comes so often."""
+    numbers = range(count * size)
+    came = [(who[number % len(who)], f"heap {number // each}") for number in numbers]
+    return [(came[number * size : (number + 1) * size], is_behind) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    "heaped",
+    [heaps(10, 256, B, each=2), heaps(1, 3000, B, each=2, is_behind=False), heaps(70, 256, B, each=2)],
+    ids=["behind", "super-frame", "thinned"],
+)
+def test_a_look_that_was_behind_ends_as_soon_as_it_is_proven(monkeypatch: pytest.MonkeyPatch, heaped: Any) -> None:
+    """Once all of it is judged, so much a turn: not only when its time is over."""
+    monkeypatch.setattr(returns, "_SECONDS", 8)
+    come = Heaped(heaped, returning(S, count=400))
+    assert [each.origin for each in judged(monkeypatch, come).returners] == [B]
+    assert 0 < come.frames < 400
+
+
+def test_nobody_is_judged_while_more_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket has room for little more."""
+    monkeypatch.setattr(returns, "_SECONDS", 1)
+    came = [(returning(S, count=20), True), *heaps(500, 4, S, C)]
+    come = Heaped(came, ())
+    assert judged(monkeypatch, come).seconds >= 1
+
+
+def test_what_waits_as_a_look_settles_is_not_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came before, however late it is read; but a look that is always behind settles all the same."""
+    monkeypatch.setattr(returns, "_SECONDS", 1)
+    old = heaps(50, 100, B, each=2)
+    (echo,) = judged(monkeypatch, Heaped(old, returning(S, count=40))).echoes
+    assert (echo.origin, echo.own) == (B, 0)
+    assert echo.sent > KINDS
+    (echo,) = judged(monkeypatch, Heaped(heaps(500, 1, B), ()), B).echoes
+    assert echo.own > 0
 
 
 def test_a_look_that_goes_on_ends_once_a_part_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,20 @@ def test_where_no_share_says_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert two.seen.count == 1024
 
 
+def test_so_much_is_judged_at_a_time() -> None:
+    """The same comes of it as of all at once."""
+    came = [(origin, number) for number in range(100) for origin in (S, B)]
+    held, all_at_once = Sampled(frozenset()), Sampled(frozenset())
+    for each in (held, all_at_once):
+        each.add(came[:70])
+        assert not each.is_settled
+        each.settle()
+        assert each.is_settled
+        each.add(came[70:])
+    assert [held.judge(90) for _ in range(4)] == [False, False, True, True]
+    assert judged(held.seen) == judged(all_at_once.seen)
+
+
 @pytest.mark.parametrize(
     ("count", "origins", "payloads", "is_plain"),
     [

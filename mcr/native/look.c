@@ -230,6 +230,10 @@ static int receive(struct mcr_look *look)
 	count = recvmmsg(look->spec.fd, buffers->messages, MCR_LOOK_FRAMES, MSG_DONTWAIT, NULL);
 	if (count >= 0)
 		return count;
+	if (errno == EINVAL) { /* a super-frame of datagrams, before Linux 6.2: the kernel can't say so, and drops it */
+		look->lost = true;
+		return 0;
+	}
 	return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 }
 

@@ -1,5 +1,6 @@
 """Reads what comes to a packet socket during a look at the wire: in C, and no datagram wakes anybody."""
 
+import errno
 import os
 import socket
 import struct
@@ -45,12 +46,12 @@ class Reading:
             takes: whether datagrams of an origin to a flow (bytes of address and port) are wanted.
 
         Raises:
-            MemoryError: there is none.
+            OSError: there is no memory.
         """
         spec = {"fd": tap.fileno(), "link": link, "vlan": vlan, "secret": _SECRET.unpack(os.urandom(_SECRET.size))}
         self._look = lib.mcr_look_open(ffi.new("struct mcr_look_spec *", spec))
         if not self._look:
-            raise MemoryError
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         self._has_mac, self._takes = link > 0, takes
         self._origins = list[Origin | None]()  # by the numbers of ways; None: its datagrams are not wanted
 

@@ -1,9 +1,11 @@
 """What C hears of frames, beside another reading of the same bytes."""
 
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from mcr._native import ffi, lib
+from mcr.tap import reading as tap_reading
 from mcr.tap.copies import Origin
-from mcr.tap.reading import way_of
+from mcr.tap.reading import Reading, way_of
 
 MAC = bytes.fromhex("020000000001")
 FLOW = bytes([239, 1, 1, 1, 0, 2])
@@ -161,3 +164,19 @@ def test_c_hears_what_another_reading_does(came: list[tuple[bytes, list[tuple[in
     told = {(flow, payload): known for (_, _, known), (_, flow, payload) in zip(heard, read, strict=True)}
     assert [told[flow, payload] for _, flow, payload in read] == [known for _, _, known in heard]
     assert len({*told.values()}) == len(told)
+
+
+def test_a_frame_that_the_kernel_cannot_describe_is_lost() -> None:
+    """It answers EINVAL, as a stream socket does that is not connected, and no look fails for that."""
+    with (
+        socket.socket(socket.AF_UNIX) as tap,
+        Reading(tap, ETHERNET, 0, lambda _origin, _flow: True) as reading,
+    ):
+        assert reading.read(0) == []
+        assert not reading.is_whole
+
+
+def test_a_look_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tap_reading, "lib", SimpleNamespace(mcr_look_open=lambda _spec: ffi.NULL))
+    with socket.socket(socket.AF_UNIX) as tap, pytest.raises(OSError, match="Cannot allocate memory"):
+        Reading(tap, ETHERNET, 0, lambda _origin, _flow: True)

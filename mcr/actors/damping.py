@@ -43,6 +43,7 @@ _SHARED: Final = "others send from this address, too"
 _UNSEEN: Final = "no look has shown that to refuse it ends the loop"
 _UNBROKEN: Final = "what others send went on to come back again and again while it was refused"
 _NAMED: Final = "another rule names it as a source"
+_LITTLE: Final = "too little was seen that was not on its way before; it is looked at again"
 _BESIDE: Final = "it is only seen to return what sources of other rules send"
 
 
@@ -191,7 +192,8 @@ class Damper:
         """Refuse no longer who does not return what others send. What is seen of the rest."""
         echoes = {each.origin: each for each in verdict.echoes}
         others = [each for each in verdict.returners if (placed.tag, each.origin.address) not in self._refused]
-        is_alone = all(self._whether_not(placed.rule.input, each, echoes.get(each.origin)) for each in others)
+        why_not = (self._whether_not(placed.rule.input, each, echoes.get(each.origin)) for each in others)
+        is_alone = all(why not in {"", _LITTLE} for why in why_not)
         whole = {each.origin for each in verdict.returners if not each.is_part and not each.is_beside}
         for each in self._of(placed.tag):
             if each.origin in whole:
@@ -234,7 +236,7 @@ class Damper:
         why = self._whether_not(rule.input, returner, echo)
         if why or place is None:
             why = why or f"{MAX_REFUSED} others are refused already"
-            if placed.tag not in self._why_not:
+            if why != _LITTLE and self._why_not.get(placed.tag, _LITTLE) == _LITTLE:  # the next look tells more
                 log.notice("rule %s: what %s sends is not refused: %s", rule.label, origin, why, **fields_of(rule))
             self._why_not[placed.tag] = why
             return
@@ -381,13 +383,13 @@ def _what_else(returner: Return, echo: Echo | None) -> str:
         return "it sends from addresses of others"
     if returner.is_beside:
         return _BESIDE
-    if not echo:
-        return ""
-    if echo.is_shared:
-        return _SHARED
+    if not echo or echo.is_shared:
+        return _SHARED if echo else ""
     if echo.is_source:
         return "it also sends what is its own"
-    return "it also sends what a source of another rule sends" if echo.is_double else ""
+    if echo.is_double:
+        return "it also sends what a source of another rule sends"
+    return _LITTLE if echo.is_little else ""
 
 
 def rules_beside(asked: Input, rules: Iterable[PlacedRule]) -> tuple[PlacedRule, ...]:

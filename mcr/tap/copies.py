@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
+from heapq import nlargest
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
@@ -42,6 +43,7 @@ _MOST: Final = 0.5  # more of it is enough for a trial
 _DROWNS: Final = 8  # times what all others send; then a trial takes no share of it
 _FEW = 32  # datagrams tell nothing
 _OWN = 4  # payloads that somebody sends first; fewer may have been on their way for long
+_LITTLE = 16  # payloads that are new, after the first turn; fewer do not tell what else comes from there
 _ALIVE = 8  # payloads of others of which nothing came back: it is over
 _CROWD = 1000  # datagrams of one who may be a full loop
 
@@ -124,6 +126,7 @@ class Echo:
         is_shared: others send from the same address, with another MAC.
         doubled: payloads that a source of another rule sent first, and this one after it, but seldom: no circle.
         turns: of the one that came back most often: times, two of them spared, for each time that others sent it.
+        is_little: a turn took nearly all of the look: what else comes from there is not known.
     """
 
     origin: Origin
@@ -133,6 +136,7 @@ class Echo:
     is_shared: bool = False
     doubled: int = 0
     turns: int = 0
+    is_little: bool = False
 
     @property
     def is_double(self) -> bool:
@@ -222,45 +226,41 @@ class Sightings:
     def echoes(self, of: Collection[Origin]) -> tuple[Echo, ...]:
         """What these send, and the others; none before `settle`.
 
-        What is in a circle as the look begins comes within a turn. So much of what was seen tells nothing, either.
+        What is in a circle as the look begins comes within a turn. So much tells nothing of who returns it, either.
         """
         if self._new is None or not of:
             return ()
-        returned, own, sent, turns = Counter[Origin](), Counter[Origin](), 0, Counter[Origin]()
+        returned, own, turns, sent = Counter[Origin](), Counter[Origin](), Counter[Origin](), list[int]()
         proofs = {each: self._proofs(each, self._named)[0] if each in self._often else [] for each in of}
         doubled, until = (
             Counter[Origin](),
             {each: max((proof.first for proof in proofs[each]), default=-1) for each in of},
         )
-        new = max(self._new, _longest_turn(proof for found in proofs.values() for proof in found))
+        new = {each: max(self._new, _turn(proofs[each])) for each in of}
+        least = min(new.values())
         for senders in self._senders.values():
             who, places = next(iter(senders.items()))  # the first one
-            if places[0] < new:
+            if places[0] < least:
                 continue
-            if who in of:
-                own[who] += 1
+            if who in new:
+                own[who] += places[0] >= new[who]
                 continue
-            back = [each for each in senders if each in of]
+            back = [each for each in senders if each in new and places[0] >= new[each]]
             if who.address in self._named:  # whether that comes back or not is for its own rule to say
                 doubled.update(each for each in back if len(senders[each]) < AGAIN and places[0] <= until[each])
             else:
                 returned.update(back)
                 turns |= Counter({each: _turns(len(senders[each]), len(places)) for each in back})
-                sent += 1
+                sent.append(places[0])
         others = self._others()
         used = Counter(each.address for each in others)
-        return tuple(
-            Echo(
-                each,
-                returned[each],
-                own[each],
-                sent,
-                used[each.address] > (each in others),
-                doubled[each],
-                turns[each],
-            )
-            for each in of
-        )
+        found = []
+        for each in of:
+            said, is_shared = sum(place >= new[each] for place in sent), used[each.address] > (each in others)
+            is_little = new[each] > self._new and own[each] + said < _LITTLE
+            echo = Echo(each, returned[each], own[each], said, is_shared, doubled[each], turns[each], is_little)
+            found.append(echo)
+        return tuple(found)
 
     def _others(self) -> set[Origin]:
         """All but the sources that other rules name."""
@@ -378,9 +378,10 @@ def _keeps_source(origin: Origin, senders: Iterable[Origin]) -> bool:
     return origin.address == first.address and origin.mac != first.mac
 
 
-def _longest_turn(proofs: Iterable[_Proof]) -> int:
-    """Datagrams between one of others and its return, at the most."""
-    return max((each.back - each.first - 1 for each in proofs), default=0)
+def _turn(proofs: Iterable[_Proof]) -> int:
+    """Datagrams between one of others and its return, at the most; but for one, which may have been slow."""
+    longest = nlargest(2, (each.back - each.first - 1 for each in proofs))
+    return longest[-1] if longest else 0
 
 
 def _chain(proofs: Iterable[_Proof]) -> int:

@@ -248,6 +248,21 @@ async def test_who_is_not_refused_yet_is_looked_at_again_soon(
     assert scene.sources() == ["198.18.0.9"]
 
 
+async def test_of_whom_little_is_known_is_looked_at_again_soon(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not refused before; the log tells of it only if there is another reason."""
+    little = attrs.evolve(LOOP, echoes=(Echo(RETURNER, 4, 0, 5, is_little=True),))
+    await scene.pass_time(0.6, 1000, little)
+    (loop,) = scene.watch.loops()
+    assert (scene.sources(), loop.why_not.startswith("too little was seen")) == ([], True)
+    assert "is not refused" not in caplog.text
+    await scene.pass_time(0.6, 1000, proof(20, own=10))
+    assert "is not refused: it also sends what is its own" in caplog.text
+    await scene.pass_time(3, 1000, proof(48))
+    assert scene.sources() == ["198.18.0.9"]
+
+
 async def test_who_goes_on_alone_is_a_source(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -90,6 +90,47 @@ def test_what_circles_as_a_look_begins_is_not_the_returner_s_own() -> None:
         assert echo.is_source == bool(own)
 
 
+def mixed(own: int, late: tuple[int, ...] = (), wait: int = 40) -> Came:
+    """A device returns what others say at once, but for some of it, and says things of its own."""
+    waiting = list[tuple[int, int]]()
+    for number in range(60):
+        yield S, number
+        back = [each for due, each in waiting if due == number] if number in late else [number]
+        if number in late:
+            waiting.append((number + wait, number))
+            back = []
+        back += [each for due, each in waiting if due == number]
+        for each in back:
+            yield from [(B, each)] * AGAIN
+        yield from [(B, f"its own {number}")] * own
+
+
+def echoes_of(came: Came, *of: Origin) -> tuple[Echo, ...]:
+    made = sightings([])
+    made.settle()
+    for origin, payload in came:
+        made.add(origin, payload)
+    return made.echoes(of)
+
+
+def test_one_payload_that_is_late_speaks_for_nobody_less() -> None:
+    """Its turn is not the loop's. If there are more of them little is left, and that is no evidence, either."""
+    (echo,) = echoes_of(mixed(1, (8,)), B)
+    assert (echo.is_source, echo.is_little) == (True, False)
+    assert echo.own > 50
+    (echo,) = echoes_of(mixed(0, (2, 4), 54), B)
+    assert (echo.is_source, echo.is_little) == (False, True)
+    assert not echoes_of([(S, 0), (B, 0)], B)[0].is_little  # no turn has been seen
+
+
+def test_who_returns_slowly_takes_nothing_from_what_speaks_for_others() -> None:
+    """Each turn is somebody's own."""
+    slow = [(C, number) for number in range(60) for _ in range(AGAIN)]
+    one, other = echoes_of([*mixed(1), *slow], B, C)
+    assert (one.origin, one.is_source, one.is_little, one.own) == (B, True, False, 60)
+    assert (other.origin, other.own) == (C, 0)
+
+
 def test_what_goes_on_to_come_back_often_is_told() -> None:
     """Once who returned it is refused, a loop brings each datagram back once for each output."""
     for times in (1, 2):

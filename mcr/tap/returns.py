@@ -199,7 +199,8 @@ def _watch(reading: Reading, view: View) -> _Seen:
             held.settle()  # what had come by then has been read
         if held.is_plain and not view.known:
             return _Seen(Verdict(is_varied=True, seconds=time.monotonic() - start), frames_each=1.0)
-        if held.is_alone or reading.is_behind or not held.judge(_AT_ONCE):
+        is_soon = now + _STEP < settled + _JUDGED  # nothing ends the look before, and a share costs less to judge
+        if is_soon or held.is_alone or reading.is_behind or not held.judge(_AT_ONCE):
             continue
         if _is_proven(held.seen, is_part_enough=end > start + seconds) and time.monotonic() >= settled + _JUDGED:
             break

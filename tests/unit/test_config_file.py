@@ -362,6 +362,7 @@ PIECES = st.sampled_from([*SOUND.splitlines(keepends=True), *"[]{}\"'=,#.\n", '"
 MUTATION = st.tuples(st.integers(0, len(SOUND)), st.integers(0, 12), st.lists(PIECES, max_size=3).map("".join))
 
 
+@pytest.mark.slow
 @given(st.lists(MUTATION, min_size=1, max_size=6))
 def test_whatever_is_done_to_a_file_its_faults_have_lines(
     tmp_path_factory: pytest.TempPathFactory, mutations: list[tuple[int, int, str]]

@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,7 @@ def test_every_seed_is_taken() -> None:
         take(each)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**64 - 1))
 def test_no_changed_message_raises(number: int) -> None:
     chance = random.Random(number)

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,7 @@ def crowded() -> Any:
     return table
 
 
+@pytest.mark.slow
 @examples(0.3)  # of a hundred steps each, and every flow is asked for at the end
 @given(st.lists(STEPS, min_size=60, max_size=120))
 def test_every_put_drop_and_find_answers_as_a_dictionary_would(steps: list[tuple[str, int]]) -> None:

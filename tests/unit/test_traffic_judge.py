@@ -27,6 +27,7 @@ def test_no_packets_have_no_percentiles() -> None:
     assert summarize(Counter()) is None
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 12)))
 def test_the_judge_agrees_with_the_definitions(arrivals: list[int]) -> None:
     """Packets 0 to 9 are expected, 10 to 12 are not; any may be missing, repeated, out of order."""

@@ -18,7 +18,7 @@ from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule, RuleChange
-from mcr.rules.catalog import Catalog, Entry
+from mcr.rules.catalog import MANY, Catalog, Entry
 from mcr.rules.change_log import fields_of, log_aside, log_draft
 from mcr.rules.conditions import Standing
 from mcr.rules.destinations import Destinations
@@ -29,7 +29,6 @@ from mcr.rules.store import RuleFile
 
 log = get_logger(Facility.RULES)
 
-_MANY = 200  # rules: others get their turn while so many are looked through
 _SOME = 20  # of those that could not be used are tried at a time
 
 
@@ -103,7 +102,7 @@ def _names_its_rules(change: Change) -> bool:
 def _look_at_few(commands: Sequence[AtRunTime], known: int) -> bool:
     """Whether these changes are about few rules of those that are known or new."""
     added = sum(len(each.rules) for each in commands if isinstance(each, Add))
-    return added <= _MANY and (known <= _MANY or all(map(_names_its_rules, commands)))
+    return added <= MANY and (known <= MANY or all(map(_names_its_rules, commands)))
 
 
 @attrs.frozen
@@ -313,7 +312,7 @@ class RuleSet:
     async def _add(self, whole: Draft) -> _Step:
         plan = partial(self._catalog.plan_addition, whole.added, wait=whole.wait)
         try:
-            return await self._apply(await trio.to_thread.run_sync(plan) if len(whole.added) > _MANY else plan())
+            return await self._apply(await trio.to_thread.run_sync(plan) if len(whole.added) > MANY else plan())
         except McrError as error:
             raise whole.place(error) from None
 
@@ -342,7 +341,7 @@ class RuleSet:
     async def _answer(self, command: AtRunTime, draft: Draft, step: _Step) -> None:
         self._precedence.forget(draft.aside)
         tell = partial(_tell, command, draft, step, self._catalog.destinations)
-        command.reply.resolve(await trio.to_thread.run_sync(tell) if len(draft.about) > _MANY else tell())
+        command.reply.resolve(await trio.to_thread.run_sync(tell) if len(draft.about) > MANY else tell())
 
     async def use(self, command: Use) -> None:
         """Go by what the files say now: all of it, or nothing is changed.
@@ -375,7 +374,7 @@ class RuleSet:
 
     async def _apply(self, change: RuleChange) -> _Step:
         standing = await self._workers.apply(change)
-        if len(change.added) + len(change.removed) + len(change.changed) > _MANY:
+        if len(change.added) + len(change.removed) + len(change.changed) > MANY:
             noted = self._catalog.show(await trio.to_thread.run_sync(self._catalog.prepare, change))
         else:
             noted = self._catalog.note(change)

@@ -24,13 +24,13 @@ from mcr.model.rule import Rule, RuleView
 from mcr.model.selection import Selection
 from mcr.net.network import Network
 from mcr.rules.advice import advice
-from mcr.rules.catalog import Entry
+from mcr.rules.catalog import MANY, Entry
 from mcr.rules.conditions import Standing, judge
 from mcr.rules.file_rules import Yielding
 from mcr.rules.hop_cache import HopCache, find_silent
 from mcr.rules.host_log import HostLog
 from mcr.rules.store import RuleFile
-from mcr.rules.views import MANY, Views
+from mcr.rules.views import Views
 
 network_log = get_logger(Facility.NETWORK)
 

@@ -331,7 +331,7 @@ class Neighbours:
                 undo.pop_all()
         except McrError as error:
             if gone := {name for name in {key.interface for key in keys} if is_gone(interfaces[name])}:
-                # The log has that, and theirs are opened with it when it is back. The others may be had.
+                # The log has that, and theirs are opened with it when it is back. The others can be opened.
                 return self.open_now([key for key in keys if key.interface not in gone], interfaces)
             if self._not_opened.is_news(error.message):
                 log.warning("%s: groups whose routes lead to a gateway now can keep others waiting", error.message)

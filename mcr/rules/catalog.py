@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, islice
+from typing import Final
 
 import attrs
 
@@ -20,9 +21,11 @@ from mcr.model.selection import Selection
 from mcr.rules.destinations import Destinations
 from mcr.rules.loopback import refuse_loops
 
+MANY: Final = 200
+"""Rules from which on a thread looks through them, so that others get their turn."""
+
 _PATTERN = frozenset("*?[")  # what makes a name one
 _SEE = "see the rules: mcrctl list"
-_MANY = 200  # rules: others wait while so many are looked through
 _COMPARED = 500  # ids or names that a wrong one is compared with, at most: it takes a while
 
 
@@ -329,7 +332,7 @@ def _noted(
         removed=tuple(attrs.evolve(each, generation=change.generation) for each in gone[: len(change.removed)]),
         changed=tuple(fresh[len(change.added) :]),
         claims={claim: each.rule.rule_id for each in fresh for claim in each.rule.input.claims},
-        left=_without(change.removed, by_claim) if len(change.removed) > _MANY else None,
+        left=_without(change.removed, by_claim) if len(change.removed) > MANY else None,
     )
 
 

@@ -1,16 +1,12 @@
 """Rules as `mcrctl list` shows them, kept for as long as nothing changes: there may be 10,000."""
 
 from collections.abc import Collection, Iterable
-from typing import Final
 
 import attrs
 
 from mcr.model.rule import Origin, RuleView
-from mcr.rules.catalog import Entry
+from mcr.rules.catalog import MANY, Entry
 from mcr.rules.conditions import Conditions, view_of, view_of_unusable
-
-MANY: Final = 200
-"""Rules of which views take long to make."""
 
 _Views = tuple[RuleView, ...]
 

@@ -125,7 +125,7 @@ class Echo:
         sent: payloads of these others that come from here or not.
         is_shared: others send from the same address, with another MAC.
         doubled: payloads that a source of another rule sent first, and this one after it, but seldom: no circle.
-        turns: of the one that came back most often: times, two of them spared, for each time that others sent it.
+        turns: of the one that came back most often: times, less two, for each time that others sent it.
         is_little: a turn took nearly all of the look: what else comes from there is not known.
     """
 

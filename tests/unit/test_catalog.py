@@ -51,7 +51,7 @@ def from_sources(rule_id: str, *sources: int) -> Rule:
 
 @pytest.mark.parametrize("many", [0, 200])
 def test_nobody_sees_of_a_change_what_is_only_prepared(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcr.rules.catalog._MANY", many)
+    monkeypatch.setattr("mcr.rules.catalog.MANY", many)
     catalog = holding(rule(1, name="a"), rule(2))
     change = catalog.plan_exchange([rule(3)], [rule(2)], [rule(1, name="b")])
     prepared = catalog.prepare(change)

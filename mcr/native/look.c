@@ -23,7 +23,7 @@
 #define VLAN_ID 0x0fff /* in a tag's control information */
 
 union control {
-	char bytes[CMSG_SPACE(sizeof(struct tpacket_auxdata))];
+	char bytes[CMSG_SPACE(sizeof(uint32_t)) + CMSG_SPACE(sizeof(struct tpacket_auxdata))];
 	struct cmsghdr aligned;
 };
 
@@ -192,6 +192,17 @@ static void read_tag(const struct tpacket_auxdata *known, struct mcr_frame *fram
 	frame->tagged_again = frame->vlan && service;
 }
 
+/*
+ * Whether frames have found no room before this one (SO_RXQ_OVFL): those that were in the socket then are before it, and
+ * whole. The kernel says nothing as long as there were none.
+ */
+static bool is_after_loss(const struct mmsghdr *message)
+{
+	const struct cmsghdr *control = CMSG_FIRSTHDR(&message->msg_hdr);
+
+	return control && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SO_RXQ_OVFL;
+}
+
 /* What a message has of a frame. What the kernel says of offloads stands before it (PACKET_VNET_HDR). */
 static bool read_message(struct mcr_look_buffers *buffers, uint32_t number, struct mcr_frame *frame)
 {
@@ -237,15 +248,6 @@ static int receive(struct mcr_look *look)
 	return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 }
 
-/* Whether a frame has found no room since this was asked last. One turn's frames were in the socket before it. */
-static bool has_lost(const struct mcr_look *look)
-{
-	struct tpacket_stats stats = { 0 };
-	socklen_t size = sizeof(stats);
-
-	return getsockopt(look->spec.fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size) || stats.tp_drops;
-}
-
 /* Take what has come, at most a turn's frames. As receive(). */
 static int turn(struct mcr_look *look)
 {
@@ -255,9 +257,10 @@ static int turn(struct mcr_look *look)
 	if (count <= 0)
 		return count;
 	look->frames += (uint32_t)count;
-	look->lost |= has_lost(look);
 	for (int i = 0; i < count && !look->lost; i++)
-		if (read_message(look->buffers, (uint32_t)i, &frame))
+		if (is_after_loss(&look->buffers->messages[i]))
+			look->lost = true;
+		else if (read_message(look->buffers, (uint32_t)i, &frame))
 			mcr_look_take(look, &frame);
 	return count;
 }

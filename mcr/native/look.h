@@ -33,7 +33,7 @@ struct mcr_heard {
 };
 
 struct mcr_look_spec {
-	int fd;        /* a packet socket with auxiliary data and offload headers; it stays the caller's */
+	int fd;        /* a packet socket with auxiliary data, offload headers and SO_RXQ_OVFL; it stays the caller's */
 	uint32_t link; /* bytes of the link layer's header */
 	uint32_t vlan; /* of the frames that are meant; 0: without a tag, or with one of a priority alone */
 	uint64_t secret[2];

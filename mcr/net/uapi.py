@@ -9,6 +9,7 @@ SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
 SO_TIMESTAMPNS: Final = 35
 SO_MARK: Final = 36
+SO_RXQ_OVFL: Final = 40
 SO_ATTACH_BPF: Final = 50
 SO_PEERGROUPS: Final = 59  # since Linux 4.13
 SO_BINDTOIFINDEX: Final = 62

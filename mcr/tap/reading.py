@@ -37,7 +37,7 @@ class Reading:
     """
 
     def __init__(self, tap: socket.socket, link: int, vlan: int, takes: Callable[[Origin, bytes], bool]) -> None:
-        """Read by a packet socket with auxiliary data and offload headers.
+        """Read by a packet socket with auxiliary data, offload headers and counts of what was lost (SO_RXQ_OVFL).
 
         Args:
             tap: the socket.

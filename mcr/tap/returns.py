@@ -143,6 +143,7 @@ def _open(view: View, name: str, share: int) -> socket.socket:
     try:
         attach_filter(tap, REJECT_ALL)
         set_buffer(tap, socket.SO_RCVBUF, _BUFFER)
+        tap.setsockopt(socket.SOL_SOCKET, uapi.SO_RXQ_OVFL, 1)
         tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_AUXDATA, 1)
         tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)
         tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_IGNORE_OUTGOING, 1)  # or the kernel clones each that leaves

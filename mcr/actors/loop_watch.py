@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 import trio
 
-from mcr.actors.damping import Damper, rules_beside
+from mcr.actors.damping import CROWDED, Damper, Tried, rules_beside
 from mcr.actors.mailbox import next_beat
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.stats_aggregator import StatsAggregator
@@ -43,8 +43,7 @@ _FADES: Final = 0.9  # of the highest rate of late, at each look at the rates
 _LOOKS_APART: Final = 0.2  # seconds between the beginnings of two looks at the wire, at the least
 _DEAR_APART: Final = 1.0  # the same, at the most, after one that took much of a processor:
 _REST: Final = 9.0  # seconds after it for each second of a processor
-_MOST: Final = 100_000.0  # above that a look slows down what it looks at, so it waits, and they are a minute apart
-_PATIENCE: Final = 5.0  # seconds for which it waits after a rule has become so busy
+_MOST: Final = 100_000.0  # above that a look slows down what it looks at, so they are a minute apart
 _LOOKS: Final = 2  # at the wire at a time
 _ORIGINS: Final = 8  # that are told of a loop
 _BUSY: Final = 500.0  # packets a second of a rule that may be in a loop
@@ -71,11 +70,9 @@ class _Case:
     told: float | None = None
     """When a loop of it was told of last."""
 
-    def is_due(self, rate: float, time: float, flooded: float | None) -> bool:
-        """Whether it is to be looked at now. `flooded`: since when a look would slow it down; None: it would not."""
-        if self.is_looked_at:
-            return False
-        return (time >= self.at or self.is_grown(rate)) and (flooded is None or time >= flooded + _PATIENCE)
+    def is_due(self, rate: float, time: float) -> bool:
+        """Whether it is to be looked at now."""
+        return not self.is_looked_at and (time >= self.at or self.is_grown(rate))
 
     def is_grown(self, rate: float) -> bool:
         """Whether that is much more than what was looked at in vain."""
@@ -144,6 +141,8 @@ class LoopWatch:
                 self._damper.refused(tag),
                 self._damper.dropped(tag),
                 self._damper.why_not(tag),
+                each.verdict.returners[0].before,
+                each.verdict.returners[0].after,
             )
             for tag, each in self._told.items()
         )
@@ -158,8 +157,8 @@ async def run_loop_watch(
     task_status: trio.TaskStatus[LoopWatch] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Watch until cancelled, or until a bug shows: packets have nothing to do with it."""
-    damper = Damper(workers, meter)
-    state = _State(workers, network, damper, meter)
+    state = _State(workers, network, meter)
+    damper = state.damper
     task_status.started(LoopWatch(state.told, damper, state.suspicions))
     try:
         async with trio.open_nursery() as looks:
@@ -182,10 +181,10 @@ async def run_loop_watch(
 
 
 class _State:
-    def __init__(self, workers: WorkerSupervisor, network: NetworkWatch, damper: Damper, meter: Meter) -> None:
+    def __init__(self, workers: WorkerSupervisor, network: NetworkWatch, meter: Meter) -> None:
         self._workers = workers
         self._network = network
-        self._damper = damper
+        self.damper = Damper(workers, meter, self._heed_trial)
         self._meter = meter
         self._slots = 0  # of rules, and of some that are not there
         self._arrivals = _Arrivals()
@@ -197,7 +196,6 @@ class _State:
         self._rules: tuple[PlacedRule, ...] = ()
         self._by_slot: dict[int, PlacedRule] = {}
         self._busy = set[int]()  # a second ago: of a part of one a rate tells little
-        self._flooded = dict[int, float]()  # since when a look would slow the rule down
         self._is_refused = False
         self._next = 0.0  # when a look may begin
         self._is_busy = False  # some rule may be
@@ -238,7 +236,9 @@ class _State:
         known = self.told.get(placed.tag)
         origins = frozenset(known.origins if known else ())
         around = partial(_around, placed, self._rules, network)
-        see = partial(_see, View(placed.flows, attached.index, rate, known=origins), around)
+        is_to_be_tried = not known and rate >= CROWDED and self.damper.may_try(placed)
+        view = View(placed.flows, attached.index, rate, known=origins, is_to_be_tried=is_to_be_tried)
+        see = partial(_see, view, around)
         looks.start_soon(self._look, placed, case, rate, see)
 
     def _urgency(self, due: tuple[PlacedRule, float]) -> tuple[bool, float, float]:
@@ -250,7 +250,7 @@ class _State:
     def _follow(self, rules: tuple[PlacedRule, ...]) -> None:
         """Rules have changed: what was told of those that are gone is over."""
         self._rules = rules
-        self._damper.follow(rules)
+        self.damper.follow(rules)
         self._by_slot = {each.slot: each for each in rules}
         self._slots = max(self._by_slot, default=-1) + 1
         there = {each.tag: each for each in rules}
@@ -273,18 +273,16 @@ class _State:
         seconds, time = now.time - before.time, trio.current_time()
         looked_at = self._looked_at(now, before, _BUSY * seconds)
         self._is_busy = bool(looked_at)
-        busy, flooded = set[int](), dict[int, float]()
+        busy = set[int]()
         for placed in looked_at:
             rate = (now.rule_matched(placed) - before.rule_matched(placed)) / seconds
             is_busy = rate >= _BUSY or (rate > 0 and placed.tag in self.told)
             if is_busy:
                 busy.add(placed.tag)
-            if rate > _MOST:
-                flooded[placed.tag] = self._flooded.get(placed.tag, time)
             is_sure = placed.tag in self._busy or rate >= _SURELY_BUSY
-            if is_busy and is_sure and self._case(placed).is_due(rate, time, flooded.get(placed.tag)):
+            if is_busy and is_sure and self._case(placed).is_due(rate, time):
                 yield placed, rate
-        self._busy, self._flooded = busy, flooded
+        self._busy = busy
 
     def _looked_at(self, now: Reading, before: Reading, least: float) -> list[PlacedRule]:
         """Rules that may have matched so many packets since, and those that loops are told of; not thousands."""
@@ -292,7 +290,7 @@ class _State:
         return [self._by_slot[slot] for slot in sorted(slots) if slot in self._by_slot]
 
     async def _look(self, placed: PlacedRule, case: _Case, rate: float, see: "partial[tuple[Verdict, float]]") -> None:
-        began = trio.current_time()
+        began, matched = trio.current_time(), self._meter.matched(placed)
         try:
             verdict, cost = await trio.to_thread.run_sync(see, abandon_on_cancel=True)
             self._next = max(self._next, min(trio.current_time() + _REST * cost, began + _DEAR_APART))
@@ -306,17 +304,30 @@ class _State:
             self._looks -= 1
             case.is_looked_at = False
         if placed.tag in self._cases:  # the rule is still there
+            seconds = max(trio.current_time() - began, _MOMENT)
+            meanwhile = (self._meter.matched(placed) - matched) / seconds
+            if verdict.crowd and self.damper.try_crowd(placed, verdict.crowd, meanwhile):
+                return
+            self.suspicions.heed(placed, rate, verdict)
             self._judge(placed, case, rate, verdict)
 
+    def _heed_trial(self, tried: Tried) -> None:
+        """Somebody was refused for a moment. If it was no loop, that may be one in which everything takes longer."""
+        time, case = trio.current_time(), self._case(tried.placed)
+        case.at = time
+        if tried.is_loop:
+            self._tell(tried.placed, case, Verdict((tried.returner,)), time)
+        elif told := self.told.get(tried.placed.tag):
+            self._end(told, f"{tried.returner.origin} has only paused: it is in no loop")
+
     def _judge(self, placed: PlacedRule, case: _Case, rate: float, verdict: Verdict) -> None:
-        time, proven = trio.current_time(), self._damper.heed(placed, verdict)
-        self.suspicions.heed(placed, rate, verdict)
+        time, proven = trio.current_time(), self.damper.heed(placed, verdict)
         returners = verdict.returners or tuple(Return(each.origin, each.returned, each.sent) for each in proven)
         told = self.told.get(placed.tag)
         if returners:
             self._tell(placed, case, attrs.evolve(verdict, returners=returners), time)
-            self._damper.consider(placed, verdict)
-        elif told and verdict.is_over and not self._damper.is_part(placed.tag):
+            self.damper.consider(placed, verdict)
+        elif told and verdict.is_over and not self.damper.is_part(placed.tag):
             self._end(told, "nothing comes back any more: the loop over another machine is over")
         elif not told:
             if case.rate and rate >= _GROWN * case.rate:
@@ -328,7 +339,7 @@ class _State:
             log.debug("rule %s: nobody is seen to return its %.0f packets a second", placed.rule.label, rate)
             case.wait = min(2 * case.wait, _LONGEST_VARIED if verdict.is_varied else _LONGEST)
         if placed.tag in self.told:
-            since = max(self._damper.since(placed.tag) or 0.0, self.told[placed.tag].began)
+            since = max(self.damper.since(placed.tag) or 0.0, self.told[placed.tag].began)
             case.at = time + min(max(time - since, _SOON), _KNOWN_APART)
 
     def _tell(self, placed: PlacedRule, case: _Case, verdict: Verdict, time: float) -> None:
@@ -353,7 +364,7 @@ class _State:
 
     def _end(self, told: _Told, why: str) -> None:
         del self.told[told.placed.tag]
-        self._damper.end(told.placed.tag, "nothing is told of its loop any more")
+        self.damper.end(told.placed.tag, "nothing is told of its loop any more")
         rule, case = told.placed.rule, self._case(told.placed)
         case.at = max(case.at, (case.told or 0.0) + _TOLD_APART)
         case.rate, case.wait = 0.0, _SHORTEST

@@ -6,6 +6,7 @@ from typing import Final
 import attrs
 import trio
 
+from mcr.actors.damping import CROWDED
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.loop import Suspicion
@@ -16,7 +17,6 @@ from mcr.tap.returns import Verdict
 
 log = get_logger(Facility.NETWORK)
 
-_CROWDED: Final = 2_000.0  # packets a second of a rule; sources that repeat themselves mostly send fewer
 _FORGOTTEN: Final = 180.0  # seconds in which it is not seen
 _TOLD_APART: Final = 600.0  # seconds between two lines in the log about a rule
 
@@ -41,7 +41,7 @@ class Suspicions:
         """A look at a rule has ended: what it has seen takes the place of what was seen before."""
         self._suspects.pop(placed.tag, None)
         crowd, now = verdict.crowd, trio.current_time()
-        if crowd is None or rate < _CROWDED:
+        if crowd is None or rate < CROWDED:
             return
         self._suspects[placed.tag] = _Suspect(placed, crowd, verdict.seconds, now)
         if now < self._told.get(placed.tag, float("-inf")) + _TOLD_APART:

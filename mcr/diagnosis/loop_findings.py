@@ -61,9 +61,16 @@ def _judge_loop(loop: Loop, interface: str) -> Finding:
         Verdict.FAULT,
         f"what rule {loop.rule.label} sends on seems to come back to {interface} from {', '.join(loop.returners)}: a "
         f"loop over another machine{done}",
-        f"a look at {interface}, {loop.ago:,.0f} s ago: {loop.returned:,} of {loop.sent:,} datagrams of others came "
-        f"back within {loop.within:.1f} s; noticed {loop.seconds:,.0f} s ago"
+        f"{_seen(loop, interface)}; noticed {loop.seconds:,.0f} s ago"
         + (f"; mcrctl stats: returned, {loop.dropped:,} of this rule" if refused else ""),
         f"take out there the rule that sends to {group} on {interface}, or give one relay's output ttl=dec, which ends "
         f"it{remedy}",
     )
+
+
+def _seen(loop: Loop, interface: str) -> str:
+    if loop.before:
+        fell = f"{loop.before:,.0f} packets a second came from there, and {loop.after:,.0f} once they were refused"
+        return f"a trial, {loop.ago:,.0f} s ago: {fell}"
+    back = f"{loop.returned:,} of {loop.sent:,} datagrams of others came back within {loop.within:.1f} s"
+    return f"a look at {interface}, {loop.ago:,.0f} s ago: {back}"

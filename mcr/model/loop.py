@@ -26,6 +26,8 @@ class Loop:
         refused: addresses from which the rule takes nothing meanwhile.
         dropped: datagrams from there.
         why_not: why nobody is refused; empty: nobody is to be.
+        before: packets a second from the first of them, if falling silent while refused is the proof; 0: it is not.
+        after: the same, while it was refused.
     """
 
     rule: Rule
@@ -38,6 +40,8 @@ class Loop:
     refused: tuple[Address, ...] = ()
     dropped: int = 0
     why_not: str = ""
+    before: float = 0.0
+    after: float = 0.0
 
 
 @attrs.frozen

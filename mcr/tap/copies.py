@@ -85,6 +85,8 @@ class Return:
         is_beside: only with payloads of sources that other rules name it is proven.
         is_part: of others' much does not come back, as in a loop that is full: whether it is one a trial tells.
         turns: of what came back most often, as of an `Echo`; 0: not known.
+        before: packets a second from there, if that it fell silent while it was refused is the proof; 0: it is not.
+        after: the same, while it was refused.
     """
 
     origin: Origin
@@ -93,6 +95,8 @@ class Return:
     is_beside: bool = False
     is_part: bool = False
     turns: int = 0
+    before: float = 0.0
+    after: float = 0.0
 
 
 @attrs.frozen
@@ -106,12 +110,14 @@ class Crowd:
         count: datagrams that it sent.
         payloads: different ones among them.
         others: datagrams of all others.
+        is_shared: some of these come from the same address, with another MAC.
     """
 
     origin: Origin
     count: int
     payloads: int
     others: int
+    is_shared: bool = False
 
 
 @attrs.frozen
@@ -296,8 +302,8 @@ class Sightings:
 
     def crowd(self) -> Crowd | None:
         """Who says the same few things so often that a full loop would look like it."""
-        if not self._often:
-            return None
+        if not self._often or SAME * _DROWNS * len(self._senders) > (SAME + _DROWNS) * self.count:
+            return None  # more payloads than there are then, its own and others'
         counts = Counter[Origin]()
         payloads = Counter[Origin]()
         for senders in self._senders.values():
@@ -307,7 +313,8 @@ class Sightings:
         for origin, count in counts.most_common(1):
             is_same = count >= _CROWD and count >= SAME * payloads[origin]
             if is_same and self._drowns(origin) and origin.address not in self._named:
-                return Crowd(origin, count, payloads[origin], self.count - count)
+                is_shared = sum(each.address == origin.address for each in self._origins) > 1
+                return Crowd(origin, count, payloads[origin], self.count - count, is_shared)
         return None
 
     def _drowns(self, origin: Origin) -> bool:

@@ -49,6 +49,7 @@ class View:
         left: packed addresses, and MACs, of this machine: no rule takes what comes from there.
         known: who is said to return it.
         named: packed addresses from which other rules take the same flow.
+        is_to_be_tried: whoever may be a full loop is refused for a moment, so nothing more is to be seen of it.
     """
 
     flows: Collection[Flow]
@@ -57,6 +58,7 @@ class View:
     left: Collection[bytes] = frozenset()
     known: frozenset[Origin] = frozenset()
     named: frozenset[bytes] = frozenset()
+    is_to_be_tried: bool = False
 
     @property
     def vlan(self) -> int:
@@ -103,6 +105,8 @@ def look_for_returners(view: View) -> Verdict:
         name = socket.if_indextoname(view.index)
         seen = _look(view, name, 1)
         if seen.verdict.is_whole or (seen.verdict.is_final and not view.named):
+            return seen.verdict
+        if view.is_to_be_tried and seen.verdict.crowd:
             return seen.verdict
         second = _look(view, name, share_of(view.rate * seen.frames_each)).verdict
         if not second.is_final:
@@ -186,6 +190,7 @@ def _watch(reading: Reading, view: View) -> _Seen:
     held, start, count = Sampled(view.named), time.monotonic(), 0
     seconds, settled = (_KNOWN_SECONDS, _KNOWN_SETTLED) if view.known else (_SECONDS, _SETTLED)
     end, settled = start + seconds, start + settled
+    judged = settled + _JUDGED
     while reading.is_whole and max(count, reading.frames) < MOST and not held.is_full:
         now = time.monotonic()
         if now >= end:
@@ -200,10 +205,12 @@ def _watch(reading: Reading, view: View) -> _Seen:
             held.settle()  # what had come by then has been read
         if held.is_plain and not view.known:
             return _Seen(Verdict(is_varied=True, seconds=time.monotonic() - start), frames_each=1.0)
-        is_soon = now + _STEP < settled + _JUDGED  # nothing ends the look before, and a share costs less to judge
+        is_soon = now + _STEP < judged  # nothing ends the look before, and a share costs less to judge
+        if view.is_to_be_tried and now >= judged and held.seen.crowd():
+            break
         if is_soon or held.is_alone or reading.is_behind or not held.judge(_AT_ONCE):
             continue
-        if _is_proven(held.seen, is_part_enough=end > start + seconds) and time.monotonic() >= settled + _JUDGED:
+        if _is_proven(held.seen, is_part_enough=end > start + seconds) and time.monotonic() >= judged:
             break
     verdict = _judge(held.seen, view.known, start, is_whole=reading.is_whole)
     return _Seen(verdict, max(reading.frames / max(count, 1), 1.0))

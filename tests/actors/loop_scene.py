@@ -75,6 +75,7 @@ class Scene:
         self.shared.rules[PLACED.slot].tag = PLACED.tag
         self.looks: list[View] = []
         self.verdict: Verdict | Exception = VARIED
+        self.look_seconds = 0.0
         self._meter = Meter(segments)
         self._flows = (0, 0)  # packets a second: taken, refused
         self._begin()
@@ -155,6 +156,7 @@ async def scene(
     async def at_once(work: Callable[..., object], *arguments: object, abandon_on_cancel: bool = False) -> object:
         """A clock that jumps when all tasks wait does not know of threads."""
         assert abandon_on_cancel
+        await trio.sleep(made.look_seconds)
         return work(*arguments)
 
     monkeypatch.setattr(trio.to_thread, "run_sync", at_once)

@@ -20,7 +20,7 @@ OTHER = Origin(bytes.fromhex("020000000008"), bytes([198, 18, 0, 8]))
 async def test_who_was_not_asked_for_is_not_spared(kept: Kept, autojump_clock: trio.testing.MockClock) -> None:
     """But considered while others could not be refused."""
     actors: Any = Actors()
-    damper = Damper(actors, Meter(kept.segments))
+    damper = Damper(actors, Meter(kept.segments), lambda _tried: None)
     actors.fault, actors.slowness = SystemFault("Cannot filter by rules", errno.ENOMEM), 1.0
     async with trio.open_nursery() as nursery:
         nursery.start_soon(damper.run)
@@ -38,7 +38,7 @@ async def test_no_place_is_taken_in_which_workers_may_still_count(
     kept: Kept, autojump_clock: trio.testing.MockClock
 ) -> None:
     actors: Any = Actors()
-    damper = Damper(actors, Meter(kept.segments))
+    damper = Damper(actors, Meter(kept.segments), lambda _tried: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(damper.run)
         damper.consider(PLACED, LOOP)

@@ -130,6 +130,10 @@ async def test_a_circle_that_was_broken_once_may_be_seen_to_go_on(
     assert "went on to come back again and again" in caplog.text
 
 
+def with_range() -> PlacedRule:
+    return attrs.evolve(PLACED, rule=attrs.evolve(PLACED.rule, input=attrs.evolve(PLACED.rule.input, last_port=5001)))
+
+
 def with_outputs(count: int) -> PlacedRule:
     outputs = tuple(Output(ip_address(f"239.9.9.{number}"), 6000, "eth1") for number in range(count))
     return attrs.evolve(PLACED, rule=attrs.evolve(PLACED.rule, outputs=outputs))
@@ -260,24 +264,112 @@ async def test_a_suspicion_ends_with_its_rule_and_when_it_is_old(
     assert scene.watch.told() == ()
 
 
-async def test_a_very_busy_rule_is_looked_at_later_and_seldom(
+async def test_a_very_busy_rule_is_looked_at_at_once_and_then_seldom(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A look slows it down: first after some seconds, then once a minute."""
-    assert await scene.pass_time(4, 150_000, CROWD) == 0
-    assert await scene.pass_time(4, 150_000) == 1
-    assert await scene.pass_time(50, 150_000) == 0
+    """A look slows it down: the next one is a minute later."""
+    assert await scene.pass_time(0.6, 150_000, CROWD) == 1
+    assert await scene.pass_time(55, 150_000) == 0
     assert await scene.pass_time(60, 150_000) == 1
     assert len(scene.watch.told()) == 1
 
 
-@pytest.mark.slow
-async def test_a_rule_that_becomes_very_busy_is_looked_at_soon(
-    scene: Scene, autojump_clock: trio.testing.MockClock
+async def begin_trial(scene: Scene, rate: int = 4000) -> None:
+    """Somebody sends the same few payloads, until a look ends."""
+    scene.look_seconds = 0.4
+    await scene.pass_time(0.9, rate, CROWD)
+    await scene.pass_time(0.02, rate)
+
+
+async def test_who_falls_silent_by_being_refused_is_a_loop(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However long it was known, and each time that it becomes so."""
-    assert await scene.pass_time(200, 1000, VARIED) > 5
-    for silence in (0, 300):
-        await scene.pass_time(silence)
-        assert await scene.pass_time(4, 150_000, CROWD) == 0
-        assert await scene.pass_time(5, 150_000) == 1
+    """Though nothing of others was seen to come back; that each datagram does once for each output is no circle."""
+    began = trio.current_time()
+    while not scene.sources():
+        scene.look_seconds = 0.4
+        await scene.pass_time(0.05, 4000, CROWD)
+    assert trio.current_time() < began + 1
+    assert scene.watch.told() == ()
+    await scene.pass_time(0.04, 100, returned=4000)  # what is on its way
+    await scene.pass_time(0.3, 500, echoed(1), returned=500)
+    (finding,) = with_loops([], scene.watch.told(), {})
+    assert finding.what.endswith("a loop over another machine, and the rule takes nothing from 198.18.0.9")
+    assert "packets a second came from there, and 500 once they were refused; noticed " in finding.evidence
+    await scene.pass_time(30, 500, returned=500)
+    assert scene.sources() == ["198.18.0.9"]
+    assert [each.split(": ")[1][:35] for each in caplog.messages] == [
+        "what 198.18.0.9 (02:00:00:00:00:09)",
+        "what it sends on seems to come back",
+        "what 198.18.0.9 (02:00:00:00:00:09)",
+    ]
+
+
+async def test_who_goes_on_while_it_is_refused_is_a_source(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It loses a tenth of a second, once in ten minutes, and is named."""
+    await begin_trial(scene)
+    assert scene.sources() == ["198.18.0.9"]
+    assert scene.looks[-1].is_to_be_tried
+    await scene.pass_time(0.12, 0, returned=4000)
+    assert scene.sources() == []
+    assert "it went on while it was refused, as a source does; it is not tried again for 10 minutes" in caplog.text
+    await scene.pass_time(590, 4000)
+    assert not scene.looks[-1].is_to_be_tried
+    assert caplog.text.count("is refused for a moment") == 1
+    assert "a source that repeats itself, or a loop" in caplog.text
+    assert (scene.watch.loops(), len(scene.watch.told())) == ((), 1)
+    while not scene.sources():
+        await scene.pass_time(0.05, 4000)
+    assert 600 < trio.current_time() < 670
+    assert "seems to come back" not in caplog.text
+
+
+async def test_who_pauses_while_it_is_refused_is_taken_again_soon(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nothing more is told of a loop. A short pause proves nothing."""
+    await begin_trial(scene)
+    await scene.pass_time(0.15, 50)
+    await scene.pass_time(0.1, 50, returned=4000)
+    assert scene.sources() == []
+    assert "seems to come back" not in caplog.text
+    await scene.pass_time(700, 10)
+    await begin_trial(scene)
+    await scene.pass_time(0.3, 50, UNSURE)
+    assert (scene.sources(), len(scene.watch.loops())) == (["198.18.0.9"], 1)
+    await scene.pass_time(0.6, 50, returned=4000)
+    assert (scene.sources(), scene.watch.loops()) == ([], ())
+    assert "(02:00:00:00:00:09) has only paused: it is in no loop" in caplog.text
+
+
+async def test_what_a_circle_was_fed_with_from_its_other_end_is_taken_again_soon(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There the machine that brings it also brings what nobody sends here."""
+    await begin_trial(scene)
+    await scene.pass_time(0.25, 0, UNSURE, returned=100)
+    assert (scene.sources(), len(scene.watch.loops())) == (["198.18.0.9"], 1)
+    await scene.pass_time(0.3, 0, returned=100)
+    assert scene.sources() == []
+    assert "it goes on while others are silent" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("placed", "rate", "crowd"),
+    [
+        (PLACED, 1900, CROWD.crowd),
+        (PLACED, 4000, attrs.evolve(CROWD.crowd, is_shared=True) if CROWD.crowd else None),
+        (with_range(), 4000, CROWD.crowd),
+    ],
+    ids=["seldom", "shared", "range"],
+)
+async def test_who_is_not_refused_for_a_moment(
+    scene: Scene, autojump_clock: trio.testing.MockClock, placed: PlacedRule, rate: int, crowd: Crowd
+) -> None:
+    await scene.stats.rules_placed((placed,), ())
+    scene.look_seconds = 0.4
+    await scene.pass_time(10, rate, Verdict(crowd=crowd, seconds=0.4))
+    assert scene.looks
+    assert scene.sources() == []

@@ -1,10 +1,18 @@
 """Loops over other machines that are so full that most of what others send gets lost."""
 
+import itertools
 from collections.abc import Iterable
+from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
 
+import attrs
 import pytest
 
+from mcr.model.flow import Flow
+from mcr.tap import returns
 from mcr.tap.copies import AGAIN, KINDS, Crowd, Echo, Origin, Return, Sightings, again, are_again
+from mcr.tap.returns import Verdict, View
 
 MAC = bytes.fromhex("020000000001")
 S, B, C = (Origin(MAC, bytes([198, 18, 0, number])) for number in (1, 2, 3))
@@ -75,6 +83,49 @@ def test_who_may_be_a_loop_into_which_nothing_new_gets() -> None:
     assert sightings([(B, number % 63) for number in range(1000)]).crowd() is None
     assert sightings(came, B).crowd() is None
     assert sightings([]).crowd() is None
+    other = Origin(bytes(6), B.address)
+    assert sightings([*came, (other, "kept")]).crowd() == Crowd(B, 1000, 4, 1, is_shared=True)
+
+
+class Steady:
+    """A reading in which somebody says the same few things, ten times at a time, with so many more between."""
+
+    is_whole, is_behind, frames = True, False, 0
+
+    def __init__(self, others: int) -> None:
+        self._others = others
+
+    def read(self, _seconds: float) -> list[tuple[Origin, int]]:
+        self.frames += 10
+        return [(B, number % 4) for number in range(10)] + [(S, self.frames + number) for number in range(self._others)]
+
+
+@pytest.mark.parametrize(("is_to_be_tried", "others", "seconds"), [(True, 1, 0.3), (False, 1, 3), (True, 10, 0.5)])
+def test_a_look_ends_by_whom_a_trial_is_to_tell_of(
+    monkeypatch: pytest.MonkeyPatch, is_to_be_tried: bool, others: int, seconds: float
+) -> None:
+    """As soon as what is proven without one would be."""
+    clock = itertools.count()
+    monkeypatch.setattr(returns, "time", SimpleNamespace(monotonic=lambda: next(clock) / 400))
+    view = View([Flow(ip_address("239.1.1.1"), 2)], 1, 4000.0, is_to_be_tried=is_to_be_tried)
+    reading: Any = Steady(others)
+    verdict = returns._watch(reading, view).verdict
+    assert verdict.seconds == pytest.approx(seconds, abs=0.02)
+    assert bool(verdict.crowd) == (others == 1)
+
+
+def test_a_look_that_lost_something_is_enough_for_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = list[int]()
+
+    def look(_view: View, _name: str, share: int) -> returns._Seen:
+        looks.append(share)
+        return returns._Seen(Verdict(crowd=Crowd(B, 9000, 2, 0), is_whole=False), 1.0)
+
+    monkeypatch.setattr(returns, "_look", look)
+    view = View([Flow(ip_address("239.1.1.1"), 2)], 1, 4000.0)
+    for is_to_be_tried, count in ((True, 1), (False, 3)):
+        assert returns.look_for_returners(attrs.evolve(view, is_to_be_tried=is_to_be_tried)).crowd
+        assert len(looks) == count
 
 
 def test_what_circles_as_a_look_begins_is_not_the_returner_s_own() -> None:

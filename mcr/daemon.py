@@ -1,6 +1,5 @@
 """The composition root: starts the actors in order, and stops them in reverse."""
 
-import gc
 import logging
 import math
 import os
@@ -45,6 +44,7 @@ from mcr.model.saving import Saving
 from mcr.net.capture import check_permission
 from mcr.net.filter.tap import StreamTap
 from mcr.process.descriptor_store import DescriptorStore
+from mcr.process.garbage import seek_in_short_steps
 from mcr.process.refusal import describe_refusal
 from mcr.process.service import ServiceManager, passed_descriptors
 from mcr.process.signals import listen
@@ -70,9 +70,6 @@ _TURN_SECONDS = 0.001
 
 _KEEP_SECONDS = 1.0
 """Between two times that the service manager is told what it could not be told before."""
-
-_GC_THRESHOLD = 100_000
-"""Objects made between two garbage collections: the rules stay, and scanning thousands of them takes time."""
 
 NICE = -10
 """Of mcrd and its workers. When more arrives than can be forwarded, ksoftirqd, which is of nice 0, takes packets in;
@@ -326,7 +323,7 @@ async def _drain(control: ControlServer, workers: WorkerSupervisor) -> None:
 def _prepare_process(settings: Settings) -> None:
     """Set up what concerns the whole process, and warn of what it will have to do without."""
     sys.setswitchinterval(_TURN_SECONDS)
-    gc.set_threshold(_GC_THRESHOLD)
+    seek_in_short_steps()
     _warn_without_io_uring()
     for message in [*unknown_variables(os.environ), *disagreements(settings)]:
         log.warning("%s", message)

@@ -18,6 +18,7 @@ from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule, RuleChange
+from mcr.process.garbage import leave_what_is_there
 from mcr.rules.catalog import MANY, Catalog, Entry
 from mcr.rules.change_log import fields_of, log_aside, log_draft
 from mcr.rules.conditions import Standing
@@ -376,6 +377,7 @@ class RuleSet:
         standing = await self._workers.apply(change)
         if len(change.added) + len(change.removed) + len(change.changed) > MANY:
             noted = self._catalog.show(await trio.to_thread.run_sync(self._catalog.prepare, change))
+            leave_what_is_there()
         else:
             noted = self._catalog.note(change)
         entries = {each.rule.rule_id: each for each in noted}

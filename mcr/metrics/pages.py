@@ -20,6 +20,7 @@ from mcr.metrics.status import POLICY, Status, content, event, page
 from mcr.metrics.totals import totals_page
 from mcr.model.rule import RuleState, RuleView
 from mcr.model.worker import WorkerState, WorkerView
+from mcr.process.garbage import seek_later
 from mcr.stats.moment import Moment
 
 PAGES: Final = "pages: /, /metrics, /metrics/rules, /metrics/rules?rule=ID, /healthz, /healthz?rules=active"
@@ -197,6 +198,11 @@ class Pages:
 
 def _show(started: float, moment: Moment, rules: tuple[RuleView, ...], workers: tuple[WorkerView, ...]) -> str:
     """What the status page shows. Counters of single rules are made here, and freed, as that takes long, too."""
+    with seek_later():
+        return _content(started, moment, rules, workers)
+
+
+def _content(started: float, moment: Moment, rules: tuple[RuleView, ...], workers: tuple[WorkerView, ...]) -> str:
     stats = attrs.evolve(moment.stats, rules=moment.of_rules())
     return content(Status(socket.gethostname(), started, stats, rules, workers))
 

@@ -74,9 +74,11 @@ class StatsAggregator:
 
     _inbox: trio.MemorySendChannel[Command]
 
-    async def read(self) -> Stats:
-        """All counters, as of now."""
+    async def read(self, rule_id: str | None = None) -> Stats:
+        """All counters, as of now; of one rule alone, if it is named."""
         moment = await self.moment()
+        if rule_id is not None:
+            moment = moment.only(rule_id)
         # Not by the actor: who starts workers anew waits for it, too.
         if len(moment.rules) > _MANY_RULES:
             rules = await trio.to_thread.run_sync(moment.of_rules)

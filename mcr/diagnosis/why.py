@@ -9,7 +9,7 @@ Rules of the module:
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
@@ -90,7 +90,7 @@ class Walk:
         if entrance.link is None or _ends(findings):
             findings += tuple(judge_stopped_stream(self._counters(before)))
             return findings + await self._judge_outputs(None, before, before)
-        look = await trio.to_thread.run_sync(look_at_wire, self._wanted, entrance.link.index, abandon_on_cancel=True)
+        look = await trio.to_thread.run_sync(self._look, entrance.link.index, abandon_on_cancel=True)
         queriers = await self._find_queriers(look, entrance, entrance.link.index)
         look, after = await self._count(look, before, entrance.link.index)
         findings += await self._judge_flow(look, entrance.link, queriers, before, after)
@@ -100,6 +100,9 @@ class Walk:
         links = await trio.to_thread.run_sync(self._read_output_links)
         findings += (judge_path(self.rule, look, links),)
         return findings + await self._judge_outputs(look.largest, before, after)
+
+    def _look(self, index: int) -> Look:
+        return look_at_wire(self._wanted, index)
 
     def _read_output_links(self) -> dict[str, Link]:
         return _asked(partial(read_links, used=self.used), [output.interface for output in self.rule.outputs])
@@ -139,8 +142,9 @@ class Walk:
     def _waits(self) -> bool:
         return self.rule.state is RuleState.WAITING
 
-    @property
+    @cached_property
     def _wanted(self) -> Wanted:
+        """First asked for in a thread: it goes through all rules."""
         return Wanted.of(self.rule.input, (each.input for each in self.others))
 
     def _judge_names(self) -> Iterator[Finding]:
@@ -219,13 +223,15 @@ class Walk:
         return matched(self.rule, after) > matched(self.rule, before)
 
     async def _read_stats(self) -> Stats:
-        stats = present_stats(await self.stats.read(), {former: name for name, former in self.former.items()})
-        if not any(each.rule_id == self.rule.rule_id for each in stats.rules):
+        stats = present_stats(
+            await self.stats.read(self.rule.rule_id), {former: name for name, former in self.former.items()}
+        )
+        if not stats.rules:
             raise RuleNotFound(f"The rule {self.rule.rule_id!r} has just been removed", "see the rules: mcrctl list")
         return stats
 
     def _counters(self, stats: Stats) -> RuleStats:
-        return next(each for each in stats.rules if each.rule_id == self.rule.rule_id)
+        return stats.rules[0]
 
     def _outputs(self, stats: Stats) -> Sequence[OutputStats]:
         return self._counters(stats).outputs
@@ -267,7 +273,10 @@ def _find_local_receivers(
     outputs: Iterable[Output], links: Mapping[str, Link], rules: Iterable[RuleView]
 ) -> frozenset[Output]:
     """Groups that a program of this machine has joined where they leave, and on whose port it listens."""
-    ours = {(each.input.interface, group) for each in rules for group in each.input.groups}  # joined by mcrd itself
+    sent_to = {group for output in outputs for group, _ in output.span.each()}
+    ours = {  # joined by mcrd itself
+        (each.input.interface, group) for each in rules for group in each.input.groups if group in sent_to
+    }
     joined, listeners = joined_groups(), udp_listeners()
     return frozenset(
         output

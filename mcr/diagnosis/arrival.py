@@ -130,11 +130,18 @@ def _judge_absence(
 def _astray(wanted: Wanted, look: Look, others: Collection[RuleView]) -> dict[Sighting, tuple[str, ...]]:
     """The sighting that is most like the flow, and how it differs."""
     found = {}
-    inputs = {Claim(each.input.interface, flow) for each in others for flow in each.input.flows}
+    groups = {each.group for each in look.frames}  # there may be thousands of rules for others
+    inputs = {
+        Claim(each.input.interface, flow)
+        for each in others
+        if each.input.is_range or each.input.group in groups
+        for flow in each.input.flows
+    }
     outputs = {
         Claim(each.interface, Flow(group, port))
         for rule in others
         for each in rule.outputs
+        if each.is_range or each.group in groups
         for group, port in (each.span.each() if each.is_range else ((each.group, each.port),))
     }
     for sighting in look.frames:
@@ -156,9 +163,10 @@ def _astray(wanted: Wanted, look: Look, others: Collection[RuleView]) -> dict[Si
 
 def _taken_by_others(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sighting, str]:
     """What came in of the group and other rules take, by which rule; what is on the flow's own interface first."""
+    near = (each for each in others if each.input.is_range or source.span.has_group(each.input.group))
     takers: dict[Claim, str] = {
         Claim(each.input.interface, flow): each.name or each.rule_id
-        for each in sorted(others, key=lambda each: not each.input.is_range)  # the others go before ranges
+        for each in sorted(near, key=lambda each: not each.input.is_range)  # the others go before ranges
         for flow in each.input.flows
     }
     seen = [each for each in look.frames if source.span.has_group(each.group) and not each.outgoing]

@@ -1,5 +1,6 @@
 """Flows that this machine sends itself, and loops; what the rule takes."""
 
+from ipaddress import IPv4Address
 from typing import Any
 
 import attrs
@@ -10,7 +11,7 @@ from mcr.diagnosis.matching import judge_match, judge_taking
 from mcr.diagnosis.queriers import Queriers
 from mcr.diagnosis.why import Walk
 from mcr.model.finding import Verdict
-from mcr.model.flow import Input
+from mcr.model.flow import Claim, Input
 from mcr.model.stats import IngressStats, InterfaceStats, ParseErrors, Stats
 from mcr.tap.sighting import Look, Sighting
 
@@ -29,6 +30,23 @@ def test_a_flow_that_this_machine_sends_itself() -> None:
 def test_a_flow_that_comes_in_is_not_this_machines() -> None:
     assert verdicts(arrival(FLOW, SENT_HERE)) == ["ok flow_arrives"]
     assert verdicts(arrival(SENT_HERE, Sighting("in1", GROUP, 5000))) == ["fault arrival_interface"]
+
+
+def test_of_thousands_of_other_rules_only_those_of_groups_that_came_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of those that are takes microseconds, and objects among which garbage is looked for."""
+    compared: list[Claim] = []
+
+    def claim(*of: Any) -> Claim:
+        compared.append(Claim(*of))
+        return compared[-1]
+
+    monkeypatch.setattr("mcr.diagnosis.arrival.Claim", claim)
+    groups = (IPv4Address("239.9.0.0") + each for each in range(300))
+    others = [attrs.evolve(RULE, input=Input("in1", each, 5000)) for each in groups]
+    assert verdicts(arrival(Sighting("in1", GROUP, 5000), others=others)) == ["fault arrival_interface"]
+    assert len(compared) < 10
 
 
 def test_what_another_rule_sends_is_not_gone_astray() -> None:

@@ -24,10 +24,12 @@ from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, ShuttingDown
 from mcr.logs.logger import get_logger
 from mcr.model.finding import Finding
-from mcr.model.flow import Address
+from mcr.model.flow import Address, Input
 from mcr.model.log import Facility
 from mcr.model.rule import RuleView
 from mcr.model.saving import Saving
+from mcr.model.stats import RuleStats
+from mcr.process.garbage import seek_later
 from mcr.rules.catalog import not_found
 from mcr.tap.unmatched import RefusedFlow, Unmatched, look_for_unmatched, real_name
 
@@ -37,6 +39,7 @@ _WALKS = 4  # at the same time
 _PATIENCE = 0.7  # seconds to wait for one to end; with the walk itself, less than a client waits
 _EXAMINATIONS = 2  # one of users who may only read, and one of users who may change something
 _LONG_PATIENCE = 3.0
+_FREED_AT_ONCE = 100
 
 
 @attrs.frozen
@@ -140,28 +143,46 @@ class Consultation:
     async def doctor(self) -> tuple[Finding, ...]:
         """Check the machine and the daemon."""
         async with _place(self._examinations, _LONG_PATIENCE):
-            relay = Relay(
-                workers=await self._workers.describe(),
-                stats=await self._stats.read(),
-                rules=await self._rules.list(),
-                standing=await self._workers.standing(),
-                idle=await self._stats.idle(),
-                saving=self._saving(),
-                yielding=await self._rules.yielding(),
-            )
-            with _contained():
-                found = await trio.to_thread.run_sync(examine, self._settings, relay)
-                heard = {each.name: self._watch.on(each.index) for each in relay.standing.inputs.values()}
-                lately = self._losses.fade(found, trio.current_time())
-                known = with_loops(lately, self._loops.told(), present_names(relay.standing.all()))
-                return (*known, *judge_gone(heard), *self._files.findings())
+            with seek_later():
+                return await self._examine()
+
+    async def _examine(self) -> tuple[Finding, ...]:
+        stats = await self._stats.read()
+        counted = [*stats.rules]
+        relay = Relay(
+            workers=await self._workers.describe(),
+            stats=attrs.evolve(stats, rules=counted),
+            rules=await self._rules.list(),
+            standing=await self._workers.standing(),
+            idle=await self._stats.idle(),
+            saving=self._saving(),
+            yielding=await self._rules.yielding(),
+        )
+        with _contained():
+            del stats
+            found = await trio.to_thread.run_sync(_examine_and_free, self._settings, relay, counted)
+            heard = {each.name: self._watch.on(each.index) for each in relay.standing.inputs.values()}
+            lately = self._losses.fade(found, trio.current_time())
+            known = with_loops(lately, self._loops.told(), present_names(relay.standing.all()))
+            return (*known, *judge_gone(heard), *self._files.findings())
+
+
+def _examine_and_free(settings: Settings, relay: Relay, counted: list[RuleStats]) -> tuple[Finding, ...]:
+    """Free the counters of rules a few at a time, so that others have their turn."""
+    found = examine(settings, relay)
+    while counted:
+        del counted[-_FREED_AT_ONCE:]
+    return found
 
 
 def _look_for_unmatched(interface: str, rules: Iterable[RuleView], names: Mapping[str, str], seconds: int) -> Unmatched:
-    inputs = [
-        attrs.evolve(each.input, interface=names.get(each.input.interface, each.input.interface)) for each in rules
-    ]
+    inputs = [_present(each.input, names) for each in rules]
     return look_for_unmatched(interface, inputs, seconds)
+
+
+def _present(source: Input, names: Mapping[str, str]) -> Input:
+    name = names.get(source.interface, source.interface)
+    return source if name == source.interface else attrs.evolve(source, interface=name)
 
 
 def _present_all(rules: tuple[RuleView, ...], names: Mapping[str, str]) -> tuple[RuleView, ...]:

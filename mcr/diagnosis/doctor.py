@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TypeVar
 
@@ -296,11 +297,16 @@ def _judge_outputs(
 
 
 def _try(check: str, look: Callable[[], _T], otherwise: _T, blind: list[Finding]) -> _T:
-    """Look; if the kernel does not answer, note that in `blind` and return `otherwise`."""
+    """Look; if the kernel does not answer, note that in `blind` and return `otherwise`.
+
+    A thread of its own looks: pyroute2 leaves circles of frames, which would keep what its callers have, such as the
+    counters of thousands of rules, until garbage is looked for.
+    """
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
 
     try:
-        return look()
+        with ThreadPoolExecutor(1) as apart:
+            return apart.submit(look).result()
     except (OSError, NetlinkError) as error:
         what = f"The kernel does not report the state of {check}"
         blind.append(Finding(check, Verdict.ADVICE, what, f"netlink: {error}", "ask again; then report it as a bug"))

@@ -1,6 +1,6 @@
 """Counters and rates, as `mcrctl stats` shows them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -200,7 +200,7 @@ class Stats:
 
     ingress: IngressStats
     egress: EgressStats
-    rules: tuple[RuleStats, ...] = ()
+    rules: Sequence[RuleStats] = ()
     workers: tuple[WorkerStats, ...] = ()
     interfaces: tuple[InterfaceStats, ...] = ()
     kernel_path: KernelPathStats = KernelPathStats()

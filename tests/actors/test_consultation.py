@@ -11,6 +11,7 @@ import trio
 
 from mcr.diagnosis import consultation, why
 from mcr.diagnosis.consultation import Consultation
+from mcr.diagnosis.doctor import Relay
 from mcr.diagnosis.matching import matched
 from mcr.diagnosis.present import present_view
 from mcr.diagnosis.why import Walk
@@ -47,8 +48,8 @@ class Actors:
     async def idle(self) -> dict[str, float]:
         return {}
 
-    async def read(self) -> None:
-        return None
+    async def read(self) -> Stats:
+        return Stats(IngressStats(), EgressStats())
 
 
 def consult() -> Consultation:
@@ -66,6 +67,25 @@ async def test_a_bug_in_an_examination_is_an_error_of_the_request_and_logged(
     with pytest.raises(McrError, match=r"The examination failed: KeyError\('ifname'\)"):
         await consult().doctor()
     assert "Traceback" in caplog.text
+
+
+async def test_counters_of_rules_are_freed_whoever_still_has_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyroute2 leaves circles of frames, in which they would wait to be found."""
+    kept: list[Relay] = []
+
+    class Counted(Actors):
+        async def read(self) -> Stats:
+            return Stats(IngressStats(), EgressStats(), (RuleStats("tv", None, 50, 0, 0, 0, 0.0, 0.0),) * 1000)
+
+    def examine(_: object, relay: Relay) -> tuple[()]:
+        assert len(relay.stats.rules) == 1000
+        kept.append(relay)
+        return ()
+
+    monkeypatch.setattr(consultation, "examine", examine)
+    actors: Any = Counted()
+    assert await Consultation(actors, actors, actors, actors, actors, actors, actors, Saving).doctor() == ()
+    assert [*kept[0].stats.rules] == []
 
 
 async def test_what_an_examination_has_to_say_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +168,8 @@ class Counting:
     def __init__(self, reads: int) -> None:
         self.reads = reads
 
-    async def read(self) -> Stats:
+    async def read(self, rule_id: str) -> Stats:
+        assert rule_id == "tv"  # there may be thousands of others
         self.reads -= 1
         return Stats(IngressStats(), EgressStats(), (RuleStats("tv", None, 50 + (self.reads <= 0), 0, 0, 0, 0.0, 0.0),))
 

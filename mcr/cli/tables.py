@@ -15,6 +15,7 @@ from mcr.cli import terminal
 from mcr.cli.grid import clip, fits, table
 from mcr.cli.health import health_table, health_view
 from mcr.cli.quantities import count, duration, endpoint, input_text, label, megabits, rate, size
+from mcr.text.answers import NO_ANSWER
 
 _NO_RULES: Final = (
     "No rules. Add one:\n  mcrctl add --input-interface IF --input-group G --input-port P --outputs G:P:IF[,G:P:IF...]"
@@ -24,7 +25,6 @@ _LOSS: Final = "red"
 _NOTE: Final = "yellow"
 _NAMED: Final = 3  # rules before a reason that they share
 _HOSTS: Final = 5  # that wait, in one table
-_NO_ANSWER: Final = "does not answer"  # in the reason of an output
 _LOST: Final = "What is sent to a host that does not answer is lost, though it counts as sent."
 _GROUPS: Final = frozenset(map(str, range(224, 240)))  # first numbers of IPv4 groups
 _MEANING_COLUMNS: Final = 40  # that the meaning of a setting has at least beside it
@@ -315,7 +315,7 @@ def _silent_hosts(rules: Sequence[Any], width: int | None) -> Iterator[str]:
         [rule["name"] or rule["rule_id"], endpoint(output), count(output["sent"]), output["reason"]]
         for rule in rules
         for output in rule["outputs"]
-        if output.get("state") == "waiting" and not _is_group(output["group"]) and _NO_ANSWER in output["reason"]
+        if output.get("state") == "waiting" and not _is_group(output["group"]) and NO_ANSWER in output["reason"]
     ]
     if waiting:
         yield table(["RULE", "=HOST THAT WAITS", "#SENT", "WHY"], waiting[:_HOSTS], width)

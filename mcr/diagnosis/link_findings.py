@@ -9,6 +9,7 @@ from mcr.model.flow import IPV4
 from mcr.model.rule import RuleState, RuleView
 from mcr.net.links import Link
 from mcr.rules.conditions import UNUSABLE, Attachment
+from mcr.text.answers import NO_ANSWER
 
 _CAUSES = 5
 """Of one kind that are named."""
@@ -96,7 +97,7 @@ def judge_rules(rules: Iterable[RuleView], missing: Collection[str] = ()) -> tup
     pending: defaultdict[str, list[str]] = defaultdict(list)
     for rule in rules:
         for output in rule.outputs:
-            if "does not answer" in output.reason:
+            if NO_ANSWER in output.reason:
                 silent[output.reason].append(rule.rule_id)
             elif output.state is RuleState.WAITING and output.interface not in missing and not _is_unusable(rule):
                 waits[output.reason].append(rule.rule_id)

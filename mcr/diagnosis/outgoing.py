@@ -16,6 +16,7 @@ from mcr.model.stats import OutputStats
 from mcr.net.arp import ASKED_TIMES
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path
+from mcr.text.answers import NO_ANSWER
 
 HEADERS: Final = {IPV4: 28, IPV6: 48}
 """Bytes of an IP and a UDP header, by the version of IP."""
@@ -58,7 +59,7 @@ def judge_output(
             yield _judge_local_receiver(output, link)
     if path is not None:
         yield from _judge_path(output, link, path)
-    if output.state is RuleState.WAITING and "does not answer" not in output.reason:  # which was asked anew
+    if output.state is RuleState.WAITING and NO_ANSWER not in output.reason:  # which was asked anew
         go_on = "the output goes on by itself when that is over"
         yield Finding("output_waits", Verdict.FAULT, output.reason, f"mcrctl list: {output} waiting", go_on)
     yield from _judge_size(output, link, payload, before, after)

@@ -16,6 +16,7 @@ from mcr.model.output_options import Sockets
 from mcr.model.rule import Origin, Output, OutputView, Path, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
 from mcr.net.network import Network
+from mcr.text.answers import NO_ANSWER
 
 _BRIDGE = "bridge"
 
@@ -296,7 +297,7 @@ def _judge_hosts(
             found[host, name] = Condition(RuleState.WAITING, hop.refused, warnings)
         elif (index, hop.neighbour) in silent:
             who = f"{host}" if hop.neighbour == host else f"the gateway {hop.neighbour} to {host}"
-            reason = f"{who} does not answer {resolution_to(hop.neighbour)} on {name}"
+            reason = f"{who} {NO_ANSWER} {resolution_to(hop.neighbour)} on {name}"
             found[host, name] = Condition(RuleState.WAITING, reason, warnings)
         elif warnings:
             found[host, name] = Condition(warnings=warnings)

@@ -10,6 +10,7 @@ Rules of the module:
 
 import os
 from collections.abc import Callable, Sequence
+from errno import EIO, ETIMEDOUT
 from typing import Any, Final, Self
 
 MAX_FAULTS: Final = 20
@@ -201,3 +202,8 @@ def check_result(result: int) -> int:
 def describe_errno(errno: int) -> str:
     """Render an errno the one way scripts may rely on: ``Permission denied (os error 13)``."""
     return f"{os.strerror(errno)} (os error {errno})"
+
+
+def errno_of(error: OSError) -> int:
+    """The number of an error, which is never 0: that would say Success. Some of Python's own have none."""
+    return error.errno or (ETIMEDOUT if isinstance(error, TimeoutError) else EIO)

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from mcr.actors.mailbox import Reached, Reply, ask
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.buffer import set_buffer
@@ -85,7 +85,7 @@ def _open() -> socket.socket:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     except OSError as error:
         hint = "netlink tells of interfaces: a sandbox has to allow AF_NETLINK (RestrictAddressFamilies= of its unit)"
-        raise SystemFault("Cannot watch the network", error.errno or 0, hint) from None
+        raise SystemFault("Cannot watch the network", errno_of(error), hint) from None
     opened.setblocking(False)
     set_buffer(opened, socket.SO_RCVBUF, _BUFFER_BYTES)
     opened.bind((0, GROUPS))

@@ -20,7 +20,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from mcr.errors import describe_errno
+from mcr.errors import describe_errno, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.flow import IPV4, IPV6, Address
 from mcr.model.log import Facility
@@ -288,5 +288,5 @@ def _warn(protocol: str, error: OSError) -> None:
     log.warning(
         "cannot listen for %s queries (%s): mcrctl why cannot tell whether there is a querier",
         protocol,
-        describe_errno(error.errno or 0),
+        describe_errno(errno_of(error)),
     )

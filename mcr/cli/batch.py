@@ -24,6 +24,7 @@ from mcr.errors import (
     RuleExists,
     SystemFault,
     UsageError,
+    errno_of,
     together,
 )
 
@@ -58,7 +59,7 @@ def read_batch(file: str) -> tuple[Batch, list[McrError]]:
         with click.open_file(file, "rb") as stream:
             text = stream.read().removeprefix(_BYTE_ORDER_MARK)  # some editors begin a file with it
     except OSError as error:
-        raise SystemFault(f"Cannot read {name}", error.errno or 0) from None
+        raise SystemFault(f"Cannot read {name}", errno_of(error)) from None
     if text.lstrip()[:1] in (b"[", b"{"):
         batch, faults = _read_json(text, name)
     else:

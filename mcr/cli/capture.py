@@ -27,7 +27,7 @@ from mcr.cli.command import Command
 from mcr.cli.options import common_options
 from mcr.cli.session import Session
 from mcr.config.paths import CONTROL_SOCKET_VARIABLE
-from mcr.errors import McrError, SystemFault, UsageError
+from mcr.errors import McrError, SystemFault, UsageError, errno_of
 from mcr.model.flow import Address
 from mcr.model.loop import REFUSED_SECONDS
 from mcr.tap.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, PcapngWriter
@@ -252,7 +252,7 @@ def _opened(file: str) -> Iterator[BinaryIO]:
             yield opened
             opened.flush()
     except OSError as error:
-        raise SystemFault(f"Cannot write {visible(file)}", error.errno or 0) from None
+        raise SystemFault(f"Cannot write {visible(file)}", errno_of(error)) from None
 
 
 def _lines(capture: RuleCapture) -> Show:

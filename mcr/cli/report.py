@@ -22,7 +22,7 @@ from mcr.cli.command import Command
 from mcr.cli.findings import ask_doctor, findings_view
 from mcr.cli.options import common_options
 from mcr.cli.session import Session
-from mcr.errors import McrError, SystemFault, UsageError
+from mcr.errors import McrError, SystemFault, UsageError, errno_of
 from mcr.text.visible import all_visible, visible
 
 _HEAD: Final = """\
@@ -82,7 +82,7 @@ def write_report(session: Session, output: str | None) -> None:
     except OSError as error:
         what = "that file stays as it is" if isinstance(error, FileExistsError) else "choose another place"
         raise SystemFault(
-            f"Cannot write {path}", error.errno or 0, f"{what}: --output FILE, or - for standard output"
+            f"Cannot write {path}", errno_of(error), f"{what}: --output FILE, or - for standard output"
         ) from None
     session.show({"file": path}, lambda *_: f"Wrote {path}; read it before you pass it on")
 

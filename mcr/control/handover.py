@@ -22,7 +22,7 @@ from mcr.control import wire
 from mcr.control.connection import ControlClient
 from mcr.control.peers import Peer, peer_of
 from mcr.control.structure import structure, unstructure
-from mcr.errors import McrError, NotPermitted, SystemFault
+from mcr.errors import McrError, NotPermitted, SystemFault, errno_of
 from mcr.model.rule import Rule
 from mcr.process.accounts import user_name
 from mcr.process.descriptor_store import DescriptorStore
@@ -153,7 +153,7 @@ def take_over(path: str) -> HandedOver:
             with _ended(peer_of(connection).pid):
                 connection.sendall(b"\n")
         except OSError as error:
-            number = error.errno or 0
+            number = errno_of(error)
             raise SystemFault(f"Cannot take over from the mcrd at {path}", number, _DO_WITHOUT) from None
     return handed_over
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mcr.config.paths import CONTROL_SOCKET_VARIABLE
 from mcr.control.peers import peer_of
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.process.accounts import SERVICE, describe_owner, own_group, own_user
 
 _BACKLOG = 128  # the next client waits behind all of them
@@ -107,7 +107,7 @@ def _lock(path: str, stack: ExitStack, remedy: str) -> None:
         except PermissionError as error:
             with suppress(FileNotFoundError):
                 hint = f"{lock} belongs to {describe_owner(lock)}; if no mcrd runs: sudo rm {shlex.quote(lock)}"
-                raise SystemFault(f"Failed to bind to {path}", error.errno or 0, hint, remedy) from None
+                raise SystemFault(f"Failed to bind to {path}", errno_of(error), hint, remedy) from None
             raise
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)

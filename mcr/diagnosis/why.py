@@ -25,7 +25,7 @@ from mcr.diagnosis.matching import judge_looped, judge_path, judge_taking, match
 from mcr.diagnosis.outgoing import judge_output
 from mcr.diagnosis.present import present_stats
 from mcr.diagnosis.queriers import IGMP, MLD, Queriers
-from mcr.errors import RuleNotFound, SystemFault
+from mcr.errors import RuleNotFound, SystemFault, errno_of
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4, IPV6, Input
 from mcr.model.rule import Output, RuleState, RuleView
@@ -300,7 +300,7 @@ def _asked(look: Callable[[_A], _T], what: _A) -> _T:
     except NetlinkError as error:
         raise SystemFault("Cannot ask the kernel over netlink", error.code) from None
     except OSError as error:
-        raise SystemFault("Cannot ask the kernel over netlink", error.errno or 0) from None
+        raise SystemFault("Cannot ask the kernel over netlink", errno_of(error)) from None
 
 
 def _until_fault(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from mcr.config.table import METRICS
 from mcr.control.listener import unix_listener
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.model.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 
 _BACKLOG = 128
@@ -37,7 +37,7 @@ def _tcp_listener(endpoint: TcpEndpoint) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as error:
-        number = error.errno or 0
+        number = errno_of(error)
         raise SystemFault(f"Failed to bind to {endpoint}", number, *_hints(number, endpoint), _REMEDY) from None
     with listener:
         listener.setblocking(False)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import attrs
 
-from mcr.errors import InvalidParams, SystemFault
+from mcr.errors import InvalidParams, SystemFault, errno_of
 from mcr.model.flow import Flow
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
@@ -203,9 +203,9 @@ def _open_socket() -> socket.socket:
     try:
         return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     except PermissionError as error:
-        raise SystemFault("", error.errno or 0, *_permission_hints()) from None
+        raise SystemFault("", errno_of(error), *_permission_hints()) from None
     except OSError as error:
-        raise SystemFault("AF_PACKET socket creation failed", error.errno or 0) from None
+        raise SystemFault("AF_PACKET socket creation failed", errno_of(error)) from None
 
 
 def _permission_hints() -> tuple[str, ...]:
@@ -297,7 +297,7 @@ def _bind(interface: Interface, group: Sequence[socket.socket]) -> None:
 
 
 def _fault(interface: Interface, step: str, error: OSError, *hints: str) -> SystemFault:
-    return SystemFault(f"Cannot capture on {interface.name}: {step}", error.errno or 0, *hints)
+    return SystemFault(f"Cannot capture on {interface.name}: {step}", errno_of(error), *hints)
 
 
 def reject(sockets: Sequence[socket.socket]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Final
 
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.model.flow import IPV4, IPV6, Address
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
@@ -79,7 +79,7 @@ def open_egress(
     except OSError as error:
         opened.close()
         hints = _port_hints(error, shared_port) if is_chosen and step == "bind" else ()
-        raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0, *hints) from None
+        raise SystemFault(f"{_what(interface, to)}: {step}", errno_of(error), *hints) from None
     return opened
 
 
@@ -120,7 +120,7 @@ def open_raw_egress(
         _equal_ttls(opened, version, of_hosts=True)
     except OSError as error:
         opened.close()
-        raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0) from None
+        raise SystemFault(f"{_what(interface, to)}: {step}", errno_of(error)) from None
     return opened
 
 
@@ -162,7 +162,7 @@ def share_egress(opened: socket.socket, interface: Interface, to: Address | None
     try:
         return opened.dup()
     except OSError as error:
-        raise SystemFault(f"{_what(interface, to)}: dup", error.errno or 0, *_hints(error)) from None
+        raise SystemFault(f"{_what(interface, to)}: dup", errno_of(error), *_hints(error)) from None
 
 
 def _what(interface: Interface, to: Address | None) -> str:
@@ -177,7 +177,7 @@ def _open(
     try:
         opened = socket.socket(_FAMILIES[version], kind | socket.SOCK_CLOEXEC, socket.IPPROTO_UDP)
     except OSError as error:
-        raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0, *_hints(error)) from None
+        raise SystemFault(f"{_what(interface, to)}: {step}", errno_of(error), *_hints(error)) from None
     try:
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
@@ -186,7 +186,7 @@ def _open(
             opened.setsockopt(level, option, value)
     except OSError as error:
         opened.close()
-        raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0) from None
+        raise SystemFault(f"{_what(interface, to)}: {step}", errno_of(error)) from None
     return opened
 
 

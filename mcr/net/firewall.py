@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from mcr.errors import describe_errno
+from mcr.errors import describe_errno, errno_of
 from mcr.model.flow import IPV4, IPV6
 from mcr.net import uapi
 from mcr.net.netlink import PATIENCE_SECONDS, error_of
@@ -100,7 +100,7 @@ def look_at_firewall(version: int = IPV4) -> Firewall:
     try:
         return attrs.evolve(found, chains=_look_at_chains(version)) if _has_chains() else found
     except OSError as error:
-        code = error.errno or errno.ETIMEDOUT  # Python's own timeout has none
+        code = errno_of(error)
     return found if code in _ABSENT else attrs.evolve(found, hidden=describe_errno(code))
 
 

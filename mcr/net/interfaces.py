@@ -13,7 +13,7 @@ from itertools import count
 
 import attrs
 
-from mcr.errors import InterfaceNotFound, SystemFault
+from mcr.errors import InterfaceNotFound, SystemFault, errno_of
 from mcr.net import uapi
 
 # struct ifreq is a name and what is asked for.
@@ -184,7 +184,7 @@ def open_witness(interface: Interface) -> socket.socket:
                 bind_packet(opened, interface.index, 0)  # protocol 0: nothing comes in
             undo.pop_all()
     except OSError as error:
-        raise SystemFault(f"Cannot watch {interface.name}", error.errno or 0) from None
+        raise SystemFault(f"Cannot watch {interface.name}", errno_of(error)) from None
     return opened
 
 
@@ -224,7 +224,7 @@ def not_found(name: str, *more_hints: str) -> InterfaceNotFound | SystemFault:
     try:
         names = [known for _, known in socket.if_nameindex()]
     except OSError as error:
-        return SystemFault(f"Cannot look up interface {name}", error.errno or 0)
+        return SystemFault(f"Cannot look up interface {name}", errno_of(error))
     nearest = difflib.get_close_matches(name, names, n=1)
     hints = [f"did you mean {nearest[0]}?"] if nearest else []
     hints.append("interfaces here: " + (", ".join(names) or "none"))

@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 
 from mcr._native import lib
-from mcr.errors import check_result, describe_errno
+from mcr.errors import check_result, describe_errno, errno_of
 from mcr.model.flow import IPV4, IPV6
 from mcr.net import uapi
 from mcr.net.capture import describes_super_frames
@@ -171,7 +171,7 @@ class _TableNames:
 
 def describe_hidden(error: OSError) -> str:
     """Why something cannot be seen."""
-    return _HIDDEN if isinstance(error, FileNotFoundError) else describe_errno(error.errno or 0)
+    return _HIDDEN if isinstance(error, FileNotFoundError) else describe_errno(errno_of(error))
 
 
 def find_blocker() -> Blocker | None:
@@ -231,7 +231,7 @@ def _ipsec_blocker() -> Blocker | None:
     except OSError as error:
         if error.errno in _NO_SUCH_FAMILY:
             return None
-        return Blocker(f"IPsec cannot be seen: {describe_errno(error.errno or 0)}")
+        return Blocker(f"IPsec cannot be seen: {describe_errno(errno_of(error))}")
     _, kind, *_ = uapi.NLMSGHDR.unpack_from(answer)
     if kind == uapi.NLMSG_DONE:
         return None

@@ -19,7 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.model.flow import IPV4, IPV6, Address
 from mcr.net import uapi
 from mcr.net.egress import NO_IPV6
@@ -224,7 +224,7 @@ def _fault(key: _Key, error: OSError) -> SystemFault:
     elif key.group.version == IPV6 and error.errno in _WITHOUT_IPV6:
         off = f"sudo sysctl -w net.ipv6.conf.{key.interface}.disable_ipv6=0"
         hints = (f"IPv6 is off on {key.interface}: {off}; it takes an MTU of 1280",)
-    return SystemFault(f"Cannot join {key}", error.errno or 0, *hints)
+    return SystemFault(f"Cannot join {key}", errno_of(error), *hints)
 
 
 def _ask(holder: socket.socket, key: _Key, index: int) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from mcr._native import lib
-from mcr.errors import describe_errno
+from mcr.errors import describe_errno, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.flow import IPV4, IPV6, Address
 from mcr.model.log import Facility
@@ -110,7 +110,7 @@ class PortGuards:
                     "port %d of %s can't be held: %s; senders may be told that it is unreachable",
                     port.port,
                     port.address,
-                    describe_errno(error.errno or 0),
+                    describe_errno(errno_of(error)),
                 )
             return
         self._missing.pop(port, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.model.flow import IPV4, Address
 from mcr.net.machine import read_descriptors
 
@@ -171,4 +171,4 @@ def _read(file: Path) -> str:
     try:
         return file.read_text()
     except OSError as error:
-        raise SystemFault(f"Cannot read {file}", error.errno or 0) from None
+        raise SystemFault(f"Cannot read {file}", errno_of(error)) from None

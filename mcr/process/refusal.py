@@ -4,14 +4,14 @@ import linecache
 import traceback
 from typing import Final
 
-from mcr.errors import SystemFault, describe_errno
+from mcr.errors import SystemFault, describe_errno, errno_of
 
 _OURS: Final = "/mcr/"
 
 
 def describe_refusal(error: OSError) -> str:
     """The call and why: ``os.memfd_create: Operation not permitted (os error 1)``."""
-    return f"{_call(error)}: {describe_errno(error.errno or 0)}"
+    return f"{_call(error)}: {describe_errno(errno_of(error))}"
 
 
 def refusal(error: OSError) -> SystemFault:
@@ -20,7 +20,7 @@ def refusal(error: OSError) -> SystemFault:
     places = [f"{frame.filename}:{frame.lineno}" for frame in frames if _OURS in frame.filename]
     return SystemFault(
         f"The system refuses a call that is needed: {_call(error)}",
-        error.errno or 0,
+        errno_of(error),
         "is it in a container or under a filter of system calls (seccomp; systemd's SystemCallFilter=)? allow the call",
         f"it is made at {places[-1] if places else 'an unknown place'}",
     )

@@ -14,7 +14,7 @@ import select
 import sys
 from typing import TYPE_CHECKING
 
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -111,5 +111,5 @@ class _Reporting(_Stream):
                 self._write(view)
             except OSError as error:
                 self._failed = True
-                raise SystemFault("Cannot write to standard output", error.errno or 0) from None
+                raise SystemFault("Cannot write to standard output", errno_of(error)) from None
         return view.nbytes

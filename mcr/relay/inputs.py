@@ -9,7 +9,7 @@ from itertools import chain, count
 from typing import Any
 
 from mcr.config.settings import Settings
-from mcr.errors import LimitReached, McrError, describe_errno
+from mcr.errors import LimitReached, McrError, describe_errno, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Address, Claim, Flow, Input
 from mcr.model.limits import INTERFACE_SLOTS
@@ -337,5 +337,5 @@ def _have_reported(name: str, index: int, groups: int) -> None:
     try:
         ask_for_reports(index, groups)
     except OSError as error:
-        what = describe_errno(error.errno or 0)
+        what = describe_errno(errno_of(error))
         log.warning("%s has carrier again, and its groups can't be reported: %s", name, what)

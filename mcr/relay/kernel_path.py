@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mcr.config.settings import Settings
 from mcr.config.table import ABSORB, KERNEL_PATH, RAW_SEND
-from mcr.errors import describe_errno
+from mcr.errors import describe_errno, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.flow import IPV6, Claim, Flow, Input, without_source
 from mcr.model.log import Facility
@@ -277,7 +277,7 @@ class KernelRules:
             done = step(plan)
             self._stuck.pop(plan.rule_id, None)
         except OSError as error:
-            reason = describe_errno(error.errno or 0)
+            reason = describe_errno(errno_of(error))
             before = self._served.get(plan.rule_id)
             if before and before.mtu:
                 self._stuck[plan.rule_id] = before.capture
@@ -351,7 +351,7 @@ def open_kernel_rules(settings: Settings, kept: Kept) -> Generator[KernelRules]:
             counters = counters or stack.enter_context(KernelCounters.make(kept.store))
             path = stack.enter_context(open_kernel_path(settings.num_workers, counters))
         except OSError as error:
-            why_not = f"mcrd cannot load its eBPF programs: {describe_errno(error.errno or 0)}"
+            why_not = f"mcrd cannot load its eBPF programs: {describe_errno(errno_of(error))}"
             log.info("%s has no effect: %s", KERNEL_PATH.variable, why_not)
             yield KernelRules(None, why_not, counters)
             return

@@ -11,6 +11,7 @@ from time import monotonic
 
 import attrs
 
+from mcr.errors import errno_of
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
 from mcr.model.flow import Address
@@ -101,7 +102,7 @@ class NextHops:
         try:
             results = use_neighbours(due)
         except OSError as error:
-            self._tell({due[0]: error.errno or 0} if due else {})
+            self._tell({due[0]: errno_of(error)} if due else {})
             return
         for hop, result in results.items():
             del self._doubtful[hop]

@@ -17,7 +17,7 @@ import attrs
 
 from mcr.config.settings import Settings
 from mcr.config.table import RAW_SEND
-from mcr.errors import McrError, SystemFault, describe_errno
+from mcr.errors import McrError, SystemFault, describe_errno, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.flow import IPV6, Address
 from mcr.model.limits import INTERFACE_SLOTS
@@ -293,7 +293,7 @@ class OutputInterfaces:
         try:
             egress.prepare_raw(self._settings)
         except OSError as error:
-            self._fail(egress, describe_errno(error.errno or 0))
+            self._fail(egress, describe_errno(errno_of(error)))
             return False
         return True
 
@@ -324,7 +324,7 @@ class OutputInterfaces:
         try:
             found = find_hops(egress.interface.index, addresses, source) if addresses else []
         except OSError as error:
-            self._fail(egress, describe_errno(error.errno or 0))
+            self._fail(egress, describe_errno(errno_of(error)))
             return {}
         return {address: hop for address, hop in zip(addresses, found, strict=True) if hop}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from mcr.errors import describe_errno
+from mcr.errors import describe_errno, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.health import Health
@@ -80,7 +80,7 @@ class WatchedStreams:
             if before:
                 self._end(rule_id)
             self._tell_no_more(now)  # of its flows, some may be told
-            self._refuse(rule_id, now, describe_errno(error.errno or 0))
+            self._refuse(rule_id, now, describe_errno(errno_of(error)))
             return
         if before and before.capture != now.capture:  # its flows stay as long as it does
             self._tell_no_more(before)

@@ -26,7 +26,7 @@ from typing import Final, Self
 
 import attrs
 
-from mcr.errors import McrError, SystemFault
+from mcr.errors import McrError, SystemFault, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
@@ -252,7 +252,7 @@ def _make_directory(directory: Path) -> None:
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, "")
     except OSError as error:
-        raise unusable(directory, error.errno or errno.EIO) from None
+        raise unusable(directory, errno_of(error)) from None
     others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if others or status.st_uid not in {0, os.geteuid()}:
         raise McrError(
@@ -432,5 +432,5 @@ def _move(path: Path, to: Path) -> None:
 
 def _errno(error: sqlite3.Error | OSError) -> int:
     if isinstance(error, OSError):
-        return error.errno or errno.EIO
+        return errno_of(error)
     return _ERRNOS.get(error_name(error), errno.EIO)

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.model.flow import Input
 from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
@@ -70,7 +70,7 @@ def look_at_wire(wanted: Wanted, index: int, seconds: float = LOOK_SECONDS) -> L
     try:
         name = socket.if_indextoname(index)  # the rule may know it by another
     except OSError as error:
-        raise SystemFault(f"Cannot probe {source.interface}", error.errno or 0) from None
+        raise SystemFault(f"Cannot probe {source.interface}", errno_of(error)) from None
     started = time.monotonic()
     taken, payload, cut = 0, None, None
     with _open(source, index) as tap:
@@ -82,7 +82,7 @@ def look_at_wire(wanted: Wanted, index: int, seconds: float = LOOK_SECONDS) -> L
                 break
             except OSError as error:
                 if error.errno != errno.EINVAL:  # a super-frame of a kind that the kernel can't describe
-                    raise SystemFault(f"Cannot probe {source.interface}", error.errno or 0) from None
+                    raise SystemFault(f"Cannot probe {source.interface}", errno_of(error)) from None
                 continue
             taken += 1
             if taken == _FRAMES:
@@ -113,7 +113,7 @@ def _open(source: Input, index: int) -> socket.socket:
     try:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     except OSError as error:
-        raise SystemFault(f"Cannot probe {source.interface}: {step}", error.errno or 0) from None
+        raise SystemFault(f"Cannot probe {source.interface}: {step}", errno_of(error)) from None
     try:
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, REJECT_ALL)
@@ -132,7 +132,7 @@ def _open(source: Input, index: int) -> socket.socket:
         _bind_everywhere(opened)
     except OSError as error:
         opened.close()
-        raise SystemFault(f"Cannot probe {source.interface}: {step}", error.errno or 0) from None
+        raise SystemFault(f"Cannot probe {source.interface}: {step}", errno_of(error)) from None
     return opened
 
 

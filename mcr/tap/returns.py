@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.model.flow import Flow
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
@@ -115,7 +115,7 @@ def look_for_returners(view: View) -> Verdict:
             return second
         return attrs.evolve(second, crowd=seen.verdict.crowd)  # of few payloads there may be none in the share
     except OSError as error:
-        raise SystemFault(f"Cannot look for a loop on {name}", error.errno or 0) from None
+        raise SystemFault(f"Cannot look for a loop on {name}", errno_of(error)) from None
 
 
 def share_of(rate: float) -> int:

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 import attrs
 
 from mcr._native import ffi, lib
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.model.flow import IPV6, Address, Flow
 from mcr.model.span import Span
 from mcr.net import uapi
@@ -372,7 +372,7 @@ def _open(place: Place) -> socket.socket:
             step = "bind"
             bind_packet(opened, interface.index, uapi.ETH_P_ALL)
         except OSError as error:
-            raise SystemFault(f"Cannot capture on {place.interface}: {step}", error.errno or 0) from None
+            raise SystemFault(f"Cannot capture on {place.interface}: {step}", errno_of(error)) from None
         undo.pop_all()
     return opened
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 
 import attrs
 
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, errno_of
 from mcr.model.flow import WITH_SOURCE, Address, Flow, Input
 from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, attach_filter, select_groups, select_udp
@@ -95,7 +95,7 @@ def look_for_unmatched(interface: str, rules: Iterable[Input], seconds: float) -
         with _open(interface, taken) as tap:
             return _look(tap, interface, taken, seconds)
     except OSError as error:
-        raise SystemFault(f"Cannot look at {interface}", error.errno or 0) from None
+        raise SystemFault(f"Cannot look at {interface}", errno_of(error)) from None
 
 
 def _open(interface: str, taken: set[Flow]) -> socket.socket:

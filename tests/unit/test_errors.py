@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from mcr import errors
-from mcr.errors import MAX_FAULTS, LimitReached, McrError, SystemFault, UsageError, describe_errno, together
+from mcr.errors import MAX_FAULTS, LimitReached, McrError, SystemFault, UsageError, describe_errno, errno_of, together
 
 ALL = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, McrError)]
 
@@ -86,3 +86,12 @@ def test_one_error_for_several_lists_them_and_names_the_first() -> None:
     assert listed[1] == {"message": "fault 1", "hints": ["a hint", "hint 1"]}
     assert error.at("x").faults[1].message == "fault 1 (x)"
     assert "faults" not in together(faults[:1]).to_json()["data"]
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [(OSError(errno.EPERM, ""), errno.EPERM), (OSError(), errno.EIO), (TimeoutError("timed out"), errno.ETIMEDOUT)],
+)
+def test_no_error_is_a_success(error: OSError, number: int) -> None:
+    """Python's own have no number, and that of 0 is Success."""
+    assert errno_of(error) == number

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from mcr.errors import describe_errno
+from mcr.errors import describe_errno, errno_of
 from mcr.net import uapi
 from mcr.net.filter.cbpf import Instruction, accept_udp, attach_filter
 
@@ -23,7 +23,7 @@ class NoRoomError(OSError):
 
 def why_unattached(error: OSError) -> str:
     """In words."""
-    return _NO_ROOM if isinstance(error, NoRoomError) else describe_errno(error.errno or 0)
+    return _NO_ROOM if isinstance(error, NoRoomError) else describe_errno(errno_of(error))
 
 
 def attach_programs(

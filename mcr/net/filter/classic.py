@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 
 import attrs
 
-from mcr.errors import SystemFault, describe_errno
+from mcr.errors import SystemFault, describe_errno, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
@@ -88,7 +88,7 @@ class ClassicFilters:
         try:
             counter = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         except OSError as error:
-            raise SystemFault("AF_PACKET socket creation failed", error.errno or 0) from None
+            raise SystemFault("AF_PACKET socket creation failed", errno_of(error)) from None
         try:
             with ExitStack() as undo:
                 undo.callback(counter.close)
@@ -102,7 +102,7 @@ class ClassicFilters:
                 filtered.install(self._wanted[capture], everything=self._everything)
                 undo.pop_all()
         except OSError as error:
-            raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_FILTER", error.errno or 0) from None
+            raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_FILTER", errno_of(error)) from None
         self._captures[capture] = filtered
         self._store.put(_name(capture), counter.fileno())
         return count
@@ -141,7 +141,7 @@ class ClassicFilters:
             try:
                 self._captures[capture].install(self._wanted[capture], everything=self._everything)
             except OSError as error:
-                log.warning("a filter could not be changed: %s", describe_errno(error.errno or 0))
+                log.warning("a filter could not be changed: %s", describe_errno(errno_of(error)))
             except OverflowError as error:
                 log.warning("a filter could not be changed: %s are too many for classic BPF", error)
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from mcr._native import ffi, lib
-from mcr.errors import SystemFault, check_result, describe_errno
+from mcr.errors import SystemFault, check_result, describe_errno, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
@@ -94,7 +94,7 @@ class EbpfFilters:
                 self._attach(capture, self._sockets.get(capture, ()))
         except OSError as error:
             self._reject(put)
-            raise SystemFault(f"Cannot filter by rules: {step}", error.errno or 0) from None
+            raise SystemFault(f"Cannot filter by rules: {step}", errno_of(error)) from None
         before, gone = self._admitted.with_sources, [flow_bytes(flow, capture) for capture, flow in removed]
         # What came from a source may be with a worker, and go the way of what comes from any from here on.
         moving = {capture_of(key) for key in gone if has_source(key)}
@@ -119,7 +119,7 @@ class EbpfFilters:
                 self._attach(capture, sockets)
                 undo.pop_all()
         except OSError as error:
-            raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_BPF", error.errno or 0) from None
+            raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_BPF", errno_of(error)) from None
         self._sockets[capture] = sockets
         self._suppress(capture, interface, sockets)
         return count
@@ -211,7 +211,7 @@ class EbpfFilters:
                 lambda: Suppressor(self._wanted, self._rejected, self._path, self._store)
             )
         except OSError as error:
-            self.unsuppressed = describe_errno(error.errno or 0)
+            self.unsuppressed = describe_errno(errno_of(error))
             log.info("MCR_ABSORB has no effect: %s", self.unsuppressed)
 
     def _with_path_or_without(self, make: Callable[[], _T]) -> _T:

@@ -4,7 +4,7 @@ import errno
 from pathlib import Path
 from typing import Final
 
-from mcr.errors import describe_errno
+from mcr.errors import describe_errno, errno_of
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 
@@ -25,7 +25,7 @@ def is_lacking(error: OSError) -> bool:
 
 def why_refused(error: OSError) -> str:
     """What keeps a program from being loaded: the JIT compiler if that is off, or the error as it is."""
-    return JIT_OFF if is_lacking(error) and _is_jit_off() else describe_errno(error.errno or 0)
+    return JIT_OFF if is_lacking(error) and _is_jit_off() else describe_errno(errno_of(error))
 
 
 def tell_refusal(lost: str, error: OSError) -> None:

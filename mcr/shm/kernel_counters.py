@@ -1,6 +1,7 @@
 """What the kernel path counts: eBPF maps in the layout of a worker's counters. They outlive mcrd, as a segment does."""
 
 import mmap
+import os
 from contextlib import ExitStack
 from operator import add
 from typing import Any, Final, Self
@@ -141,7 +142,9 @@ class KernelCounters(CountsRules):
 
     def __exit__(self, *_exc: object) -> None:
         self._rules, self._outputs = None, None  # the mappings go with them
-        self._forget_former()
+        for fd in self._former_hands().values():  # what they tell is left to the next mcrd
+            os.close(fd)
+        self._former = ffi.NULL
         lib.mcr_bpf_counters_close(self.maps)
 
     @property
@@ -203,13 +206,21 @@ class KernelCounters(CountsRules):
         if lib.mcr_bpf_path_check(former):
             self._forget_former()
         else:
+            for name, fd in self._former_hands().items():
+                self._store.put(name, fd)  # to the next mcrd, if this one ends before it has settled
             lib.mcr_bpf_path_look_back(former, self._strays)
 
     def _forget_former(self) -> None:
-        for name in _HANDS if self._former else ():
-            if (fd := getattr(self._former, name)) >= 0:
-                self._store.refuse(_PREFIX + name, fd)
+        for name, fd in self._former_hands().items():
+            self._store.refuse(name, fd)
         self._former = ffi.NULL
+
+    def _former_hands(self) -> dict[str, int]:
+        """Descriptors, by their names in the store."""
+        if not self._former:
+            return {}
+        fds = {_PREFIX + name: getattr(self._former, name) for name in _HANDS}
+        return {name: fd for name, fd in fds.items() if fd >= 0}
 
     def _leave_hands(self) -> None:
         """To the next mcrd, unless it has to know first what another one's filters have lost."""

@@ -1,6 +1,8 @@
 """Datagrams that another program at the ingress has taken, and that no packet has followed on their processor."""
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pytest
 
@@ -8,6 +10,7 @@ from filters import Wire, frame, look_for_lost
 from mcr._native import lib
 from mcr.net.filter.path import KernelPath
 from mcr.process.descriptor_store import DescriptorStore
+from mcr.process.service import ServiceManager
 from mcr.shm.kernel_counters import KernelCounters, Taken
 from test_gates import CAPTURE, Relay, relay
 
@@ -51,11 +54,11 @@ def test_the_next_packet_counts_them_in_their_place(stray: Relay, wire: Wire) ->
 def test_they_are_counted_once_when_mcrd_is_replaced(stray: Relay, is_anew: bool) -> None:
     """At once: no sum may be less than what the mcrd before has told."""
     assert look_for_lost(stray.counters, CAPTURE) == 1
-    left = {name: os.dup(fd) for name, fd in stray.store.all().items() if name.startswith("kernel.")}
-    store = DescriptorStore(inherited=left)
+    store = DescriptorStore(inherited=left_by(stray))
     found = KernelCounters.adopt(store)
     assert found
     with found as counters, KernelPath(1, counters) as path:
+        assert store.all()["kernel.hand"] != path.maps.hand  # the next mcrd has to know what these have lost, too
         lost = [counters.taken(CAPTURE).lost]
         if is_anew:
             path.start_capture(CAPTURE)
@@ -65,6 +68,63 @@ def test_they_are_counted_once_when_mcrd_is_replaced(stray: Relay, is_anew: bool
         assert lost == [1] + [int(not is_anew)] * 3
         assert store.inherited("") == []
         assert [store.all()[f"kernel.{name}"] for name in ("hand", "gates")] == [path.maps.hand, path.maps.gates]
+
+
+class Manager(ServiceManager):
+    """Keeps copies of descriptors, as a service manager does."""
+
+    def __init__(self, kept: Mapping[str, int]) -> None:
+        super().__init__("@", "", "", "9")
+        self.kept = dict(kept)
+
+    def keep(self, name: str, descriptor: int, *, patient: bool = True) -> bool:
+        assert patient
+        if name not in self.kept:
+            self.kept[name] = os.dup(descriptor)
+        return True
+
+    def forget(self, name: str, *, patient: bool = True) -> bool:
+        assert patient
+        if name in self.kept:
+            os.close(self.kept.pop(name))
+        return True
+
+    @contextmanager
+    def next_mcrd(self) -> Iterator[KernelCounters]:
+        """Its counters."""
+        found = KernelCounters.adopt(DescriptorStore(self, {name: os.dup(fd) for name, fd in self.kept.items()}))
+        assert found
+        with found:
+            yield found
+
+
+def left_by(relay: Relay) -> dict[str, int]:
+    return {name: os.dup(fd) for name, fd in relay.store.all().items() if name.startswith("kernel.")}
+
+
+def test_the_next_mcrd_may_fail_before_it_has_counted_them(stray: Relay) -> None:
+    manager, lost = Manager(left_by(stray)), []
+    for _ in range(3):
+        with manager.next_mcrd() as counters:
+            lost.append(counters.taken(CAPTURE).lost)
+    with manager.next_mcrd() as counters:
+        counters.settle()
+    with manager.next_mcrd() as counters:
+        lost.append(counters.taken(CAPTURE).lost)
+    assert lost == [1] * 4
+    for each in [*manager.kept]:
+        manager.forget(each)
+
+
+def test_the_next_mcrd_may_be_killed_when_it_has_just_counted_them(stray: Relay) -> None:
+    """The store of descriptors has not been told then."""
+    manager = Manager(left_by(stray))
+    with manager.next_mcrd() as counters:
+        assert not lib.mcr_bpf_path_settle(counters._former)
+    with manager.next_mcrd() as counters:
+        assert counters.taken(CAPTURE).lost == 1
+    for each in [*manager.kept]:
+        manager.forget(each)
 
 
 def test_what_an_older_mcrd_has_left_is_enough(relay: Relay) -> None:

@@ -298,11 +298,25 @@ static int add_lost(const struct mcr_bpf_counters *counters, uint32_t processor,
 	return ret ? ret : mcr_bpf_change(BPF_MAP_UPDATE_ELEM, counters->taken, &hand->capture, by_cpu);
 }
 
+/* Leave what is handed over to nobody: `now` is that, of each processor. */
+static int clear_hands(const struct mcr_bpf_path *path, const struct mcr_bpf_hand now[MCR_BPF_MAX_CPUS])
+{
+	struct mcr_bpf_hand none[MCR_BPF_MAX_CPUS];
+	uint32_t index = 0;
+
+	memcpy(none, now, sizeof(none));
+	for (uint32_t i = 0; i < MCR_BPF_MAX_CPUS; i++)
+		none[i].path = PATH_NONE;
+	return mcr_bpf_change(BPF_MAP_UPDATE_ELEM, path->hand, &index, none);
+}
+
 int mcr_bpf_path_settle(const struct mcr_bpf_path *path)
 {
 	struct mcr_bpf_hand hands[MCR_BPF_MAX_CPUS];
 	int ret = read_hands(path, hands);
 
+	if (!ret) /* first: if mcrd is killed in between, the next one counts too few, and not twice */
+		ret = clear_hands(path, hands);
 	for (uint32_t i = 0; !ret && i < MCR_BPF_MAX_CPUS; i++)
 		if (hands[i].path == PATH_KERNEL)
 			ret = add_lost(&path->counters, i, &hands[i]);

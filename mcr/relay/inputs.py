@@ -16,8 +16,8 @@ from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.net.capture import open_captures, reject
 from mcr.net.filter.base import open_filters
-from mcr.net.filter.path import KernelPath, wait_for_packets
-from mcr.net.filter.suppress import LINKS, Suppressor
+from mcr.net.filter.path import KernelPath
+from mcr.net.filter.suppress import Suppressor, end_former_links
 from mcr.net.filter.tap import StreamTap
 from mcr.net.igmp import ask_for_reports
 from mcr.net.interfaces import Interface, find_anew
@@ -221,8 +221,7 @@ class InputInterfaces:
         """Have the filters of the captures that were left let in what rules want now."""
         self._filters.install()
         self.watched.show()
-        if self._store.inherited(LINKS):
-            wait_for_packets()  # what former filters have left to them, they forward: they end now
+        end_former_links(self._store)
 
     def give_up_former(self) -> list[Capture]:
         """Give up the captures that were left and that no rule uses; those, to be closed."""

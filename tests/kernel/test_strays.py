@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +13,7 @@ from mcr._native import lib
 from mcr.net.filter.path import KernelPath
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.process.service import ServiceManager
+from mcr.relay.inputs import InputInterfaces
 from mcr.shm.kernel_counters import KernelCounters, Taken
 from test_gates import CAPTURE, Relay, relay
 
@@ -125,6 +128,21 @@ def test_the_next_mcrd_may_be_killed_when_it_has_just_counted_them(stray: Relay)
         assert counters.taken(CAPTURE).lost == 1
     for each in [*manager.kept]:
         manager.forget(each)
+
+
+def test_the_programs_of_the_mcrd_before_have_ended_when_they_are_counted(relay: Relay, wire: Wire) -> None:
+    """Otherwise these could count them, too, or forward what a worker gets now."""
+    assert relay.filters.suppressor
+    (link,) = relay.filters.suppressor._links.values()
+    inputs: Any = SimpleNamespace(
+        _filters=SimpleNamespace(install=lambda: None),
+        watched=SimpleNamespace(show=lambda: None),
+        _store=DescriptorStore(inherited={"link.3.1": os.dup(link)}),
+    )
+    InputInterfaces.take_over(cast("InputInterfaces", inputs))
+    wire.send(frame())
+    assert look_for_lost(relay.counters, CAPTURE) == 1
+    assert relay.taken() == Taken(lost=1)
 
 
 def test_what_an_older_mcrd_has_left_is_enough(relay: Relay) -> None:

@@ -12,7 +12,7 @@ from mcr._native import ffi, lib
 from mcr.errors import check_result
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
-from mcr.net.filter.path import KernelPath
+from mcr.net.filter.path import KernelPath, wait_for_packets
 from mcr.net.filter.refusal import why_refused
 from mcr.net.local_receivers import LinkChanges, without_others_below_ip
 from mcr.net.offloads import has_chains
@@ -21,7 +21,7 @@ from mcr.process.descriptor_store import DescriptorStore
 
 log = get_logger(Facility.NETWORK)
 
-LINKS = "link."
+_LINKS = "link."
 """Beginning of the names of links, in the store of descriptors; then come the slot of the capture and a serial number.
 Those of another mcrd forward what its filters leave to them, and are closed when these filters are in force no more."""
 
@@ -53,7 +53,7 @@ class Suppressor:
         self._ethernet: set[int] = set()  # captures of interfaces that frames come in by as by Ethernet
         self._bare: set[int] = set()  # captures of those that packets come in by without a link layer's header
         self._links: dict[int, int] = {}
-        self._serial = max((_numbers(each)[1] for each in store.inherited(LINKS)), default=0)
+        self._serial = max((_numbers(each)[1] for each in store.inherited(_LINKS)), default=0)
         self._left: dict[int, str] = {}  # what the store calls links, by capture
         self._told: set[int] = set()
         self._chains: set[int] = set()  # captures of interfaces that chain what arrives
@@ -223,7 +223,7 @@ class Suppressor:
 
     def _leave(self, capture: int) -> None:
         self._serial += 1
-        self._left[capture] = f"{LINKS}{capture}.{self._serial}"
+        self._left[capture] = f"{_LINKS}{capture}.{self._serial}"
         self._store.put(self._left[capture], self._links[capture])
 
     def _link_program(self, capture: int, index: int) -> int:
@@ -276,15 +276,22 @@ class Suppressor:
 
 def end_links(store: DescriptorStore, captures: Collection[int]) -> None:
     """End those of another mcrd, but for these captures. Workers may still have the sockets of others, with filters."""
-    for name in store.inherited(LINKS):
+    for name in store.inherited(_LINKS):
         if _numbers(name)[0] not in captures and (link := store.take(name)) is not None:
             store.drop(name)
             lib.mcr_bpf_unlink(link)
 
 
+def end_former_links(store: DescriptorStore) -> None:
+    """End those of another mcrd, whose filters are in force no more: nobody else counts in its maps then."""
+    if store.inherited(_LINKS):
+        wait_for_packets()  # what former filters have left to them, they forward
+        end_links(store, ())
+
+
 def _numbers(name: str) -> tuple[int, int]:
     """Of a link: the slot of its capture, and its own."""
-    match name.removeprefix(LINKS).split("."):
+    match name.removeprefix(_LINKS).split("."):
         case [capture, serial] if capture.isdecimal() and serial.isdecimal():
             return int(capture), int(serial)
     return -1, 0

@@ -3,6 +3,7 @@
 Belongs to the relay.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, count
@@ -115,24 +116,24 @@ class InputInterfaces:
             return self.suppressor.why_not(capture.slot)
         return f"no program may run where it comes in: {self._filters.unsuppressed}"
 
-    def open(self, names: Collection[str], interfaces: Mapping[str, Interface], undo: ExitStack) -> dict[str, Capture]:
-        """Open what is new of these.
+    def open(self, sources: Sequence[Input], found: Mapping[str, Interface], undo: ExitStack) -> dict[str, Capture]:
+        """Open what is new of the interfaces of these inputs: what they take comes in from here on.
 
         Raises:
             SystemFault: a socket could not be opened.
             LimitReached: there are too many, or one is open under another name.
         """
-        new = [interfaces[name] for name in sorted(names - self._by_name.keys())]
+        new = [found[name] for name in sorted({each.interface for each in sources} - self._by_name.keys())]
         check_interfaces(len(self._by_name), len(new), "input interfaces")
         _check_single(self, new)
-        former = [found for each in new if (found := self.former.use(each, undo))]
+        former = [left for each in new if (left := self.former.use(each, undo))]
         self._names |= {each.slot: each.interface.name for each in former}
         used = {each.interface.name for each in former}
-        opened = self._open([each for each in new if each.name not in used], undo)
+        opened = self._open([each for each in new if each.name not in used], sources, undo)
         return {each.interface.name: each for each in (*former, *opened)}
 
-    def _open(self, interfaces: Sequence[Interface], undo: ExitStack) -> list[Capture]:
-        slots = []
+    def _open(self, interfaces: Sequence[Interface], sources: Collection[Input], undo: ExitStack) -> list[Capture]:
+        slots, inputs = [], _by_interface(sources)
         for _ in interfaces:
             slots.append(self.slots.take())
             undo.callback(self.slots.give, slots[-1])
@@ -141,9 +142,11 @@ class InputInterfaces:
         opened = []
         for slot, interface in zip(slots, interfaces, strict=True):
             group = groups[interface.name]
+            undo.callback(self._forget, slot)
+            served = [each for each in inputs[interface.name] if self.local.serves(each, interface.index)]
+            self._filters.change(_keys(slot, served), ())  # first: or what comes meanwhile counts as what no rule takes
             rejected = self._filters.open(slot, interface, group.sockets, clip=not group.offloads)
             undo.callback(rejected.close)
-            undo.callback(self._forget, slot)
             self._names[slot] = interface.name
             opened.append(Capture(slot, next(self._serials), interface, group, rejected))
             for name, each in zip(names_of(slot, len(group.sockets)), group.sockets, strict=True):
@@ -262,21 +265,19 @@ class InputInterfaces:
 
     def _reopen(self, lost: Sequence[Capture], sources: Collection[Input]) -> list[tuple[Capture, Capture]]:
         """Open all of these again, or none."""
+        inputs = _by_interface(sources)
         try:
             with ExitStack() as undo:
                 interfaces = [find_anew(old.interface) for old in lost]
                 _check_single(self, interfaces)
-                opened = self._open(interfaces, undo)
-                for capture in opened:
-                    index = capture.interface.index
-                    self._filters.change(_keys(capture, [e for e in sources if self.local.serves(e, index)]), ())
+                opened = self._open(interfaces, sources, undo)
                 undo.pop_all()
         except McrError as error:
             for old in lost:
                 old.fault = error.message
             return []
         for old, capture in zip(lost, opened, strict=True):
-            self._filters.change((), _keys(old, sources))
+            self._filters.change((), _keys(old.slot, inputs[old.interface.name]))
             capture.users = old.users
             self._by_name[capture.interface.name] = capture
             self.watched.move(old.slot, capture.slot)
@@ -326,10 +327,16 @@ def _check_single(captures: Iterable[Capture], interfaces: Iterable[Interface]) 
             )
 
 
-def _keys(capture: Capture, sources: Iterable[Input]) -> list[tuple[int, Flow]]:
-    """What the kernel has to let in, and of which capture."""
-    name = capture.interface.name
-    return [(capture.slot, flow) for source in sources if source.interface == name for flow in source.flows]
+def _by_interface(sources: Iterable[Input]) -> defaultdict[str, list[Input]]:
+    grouped: defaultdict[str, list[Input]] = defaultdict(list)
+    for source in sources:
+        grouped[source.interface].append(source)
+    return grouped
+
+
+def _keys(slot: int, sources: Iterable[Input]) -> list[tuple[int, Flow]]:
+    """What the kernel has to let in of these inputs, for the capture of their interface."""
+    return [(slot, flow) for source in sources for flow in source.flows]
 
 
 def _have_reported(name: str, index: int, groups: int) -> None:

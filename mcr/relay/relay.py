@@ -196,11 +196,12 @@ class Relay:
         named = [*(rule.interfaces for rule in added), *(rule.interfaces[1:] for rule in grown)]
         interfaces = find_interfaces(named, self.inputs, self.outputs, self._placement, wait=change.wait)
         awaited = find_neighbours(fresh, interfaces)
-        captures = self.inputs.open({rule.input.interface for rule in added}, interfaces, undo)
         outputs = {output.interface for rule in fresh for output in rule.outputs}
         egress = self.outputs.open(outputs, interfaces, undo)
         neighbours = self._neighbours.open(awaited, interfaces, undo, wait=change.wait)
-        self.inputs.want([rule.input for rule in added], captures, undo)
+        sources = [rule.input for rule in added]
+        captures = self.inputs.open(sources, interfaces, undo)  # late: packets wait in rings from here on
+        self.inputs.want(sources, captures, undo)
         return _Prepared(grown, awaited, captures, egress, neighbours)
 
     def _commit(self, change: RuleChange, prepared: _Prepared) -> Step:

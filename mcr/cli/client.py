@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn, Self
 
-from mcr.config.paths import DEFAULT_CONTROL_SOCKET
+from mcr.config.paths import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, describe_length
 from mcr.errors import McrError, ShuttingDown, SystemFault
 from mcr.process.accounts import describe_owner, own_user
 
@@ -28,6 +28,11 @@ WHOLE_REPLY_TIMEOUT: Final = 30
 """Seconds for a reply to come as a whole."""
 
 _UNKNOWN = "the change may still be carried out, or may have been; before you repeat it, see: mcrctl list"
+_WRONG_PATH: Final = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EPROTOTYPE})
+"""No mcrd can be started there, either."""
+_OTHER_PATH: Final = (
+    f"no mcrd can serve that path; name the one it has: --control-socket PATH, or {CONTROL_SOCKET_VARIABLE}"
+)
 _PART = 1 << 18
 _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred
 _REPLY_TIMEVAL: Final = (REPLY_TIMEOUT, 0)  # struct timeval
@@ -181,29 +186,35 @@ def _passing(error: McrError) -> McrError:
 
 
 def _connect_fault(path: str, origin: str, number: int) -> SystemFault:
-    import shlex  # noqa: PLC0415 - for this alone
-
     if number in {errno.EACCES, errno.EPERM}:
         return SystemFault("", number, *_access_hints(path, origin))
     states = {
         errno.ENOENT: "does not exist",
         errno.ECONNREFUSED: "has no mcrd behind it",
         errno.EAGAIN: "has a full queue: mcrd accepts no connections",
+        errno.EPROTOTYPE: "is not mcrd's",
     }
     state = states.get(number, "is unusable")
+    is_wrong = number in _WRONG_PATH
     if number == errno.ECONNREFUSED and not _is_socket(path):
-        state = "is not a socket"
+        state, is_wrong = "is not a socket", True
     elsewhere = path != DEFAULT_CONTROL_SOCKET and _is_socket(DEFAULT_CONTROL_SOCKET)
     return SystemFault(
         "",
         number,
         f"the control socket {path} ({origin}) {state}",
+        *([describe_length(path)] if number == errno.ENAMETOOLONG else []),
         *([f"there is one at {DEFAULT_CONTROL_SOCKET}, the default"] if elsewhere else []),
-        "is mcrd running? pgrep -a mcrd",
-        "start it: sudo systemctl start mcrd; without systemd: sudo mcrd supervisor"
-        if path == DEFAULT_CONTROL_SOCKET
-        else f"start it: sudo mcrd supervisor --control-socket {shlex.quote(path)}",
+        *([_OTHER_PATH] if is_wrong else ["is mcrd running? pgrep -a mcrd", _start(path)]),
     )
+
+
+def _start(path: str) -> str:
+    import shlex  # noqa: PLC0415 - for this alone
+
+    if path == DEFAULT_CONTROL_SOCKET:
+        return "start it: sudo systemctl start mcrd; without systemd: sudo mcrd supervisor"
+    return f"start it: sudo mcrd supervisor --control-socket {shlex.quote(path)}"
 
 
 def _is_socket(path: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mcr.config.paths import CONTROL_SOCKET_VARIABLE
+from mcr.config.paths import CONTROL_SOCKET_VARIABLE, describe_length
 from mcr.control.peers import peer_of
 from mcr.errors import SystemFault, errno_of
 from mcr.process.accounts import SERVICE, describe_owner, own_group, own_user
@@ -178,6 +178,8 @@ def _explain(path: str, remedy: str) -> Iterator[None]:
             hints = (*_directory_hints(Path(path).parent), remedy)
         elif number in _EXHAUSTED:
             hints = (_MORE_FILES,)
+        elif number == errno.ENAMETOOLONG:
+            hints = (describe_length(path), remedy)
         raise SystemFault(f"Failed to bind to {path}", number, *hints) from None
 
 

@@ -160,13 +160,21 @@ def test_a_path_without_a_socket_is_told_where_there_is_one(tmp_path: Path, monk
         assert caught.value.hints[-1] == f"start it: sudo mcrd supervisor --control-socket {tmp_path}/typo"
 
 
-def test_a_path_that_is_no_socket_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_no_socket_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no command to start mcrd there, which would fail."""
+    monkeypatch.setattr(client, "DEFAULT_CONTROL_SOCKET", "/nonexistent")
     file = tmp_path / "file"
     file.touch()
-    for path in (file, tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    states = {file: "is not a socket", tmp_path: "is not a socket"}
+    for path in (file, tmp_path, file / "below", tmp_path / "link"):
         with pytest.raises(SystemFault) as caught:
             Client(str(path), "from --control-socket")
-        assert caught.value.hints[0] == f"the control socket {path} (from --control-socket) is not a socket"
+        state = states.get(path, "is unusable")
+        assert caught.value.hints == (
+            f"the control socket {path} (from --control-socket) {state}",
+            "no mcrd can serve that path; name the one it has: --control-socket PATH, or MCR_CONTROL_SOCKET",
+        )
 
 
 def test_a_socket_that_nobody_serves_is_refused_in_the_words_of_the_system() -> None:
@@ -181,8 +189,10 @@ def test_a_socket_that_nobody_serves_is_refused_in_the_words_of_the_system() -> 
 
 
 def test_a_path_too_long_for_a_socket_is_told() -> None:
-    with pytest.raises(SystemFault, match=r"File name too long \(os error 36\)"):
-        Client("/" + "x" * 200, "the default")
+    with pytest.raises(SystemFault, match=r"File name too long \(os error 36\)") as caught:
+        Client("/" + "ü" * 100, "the default")
+    assert "the path of a socket may have 107 bytes at most; this one has 201" in caught.value.hints
+    assert not any("start it" in each for each in caught.value.hints)
 
 
 def test_a_socket_that_may_not_be_used_says_whose_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -253,11 +253,13 @@ def _judge_neighbours(relay: Relay, links: Mapping[str, Link], blind: list[Findi
         if output.interface in links and not output.group.is_multicast
     }
     # If one is not active, its rule has reported it already.
-    asked = [(host, name) for (host, name), active in hosts.items() if active][:_HOSTS_ASKED]
+    sent_to = [key for key, active in hosts.items() if active]
+    asked = sent_to[:_HOSTS_ASKED]
     wanted = [(host, links[name]) for host, name in asked]
     found: Mapping[tuple[Address, str], Path] = _try("neighbours", lambda: find_paths(wanted), {}, blind)
     paths = {(host, name): found[host, links[name].name] for host, name in asked if (host, links[name].name) in found}
-    yield from flow_findings.judge_neighbours(paths, relay.stats, len(hosts) - len(asked))
+    left_out, waiting = len(sent_to) - len(asked), len(hosts) - len(sent_to)
+    yield from flow_findings.judge_neighbours(paths, relay.stats, left_out, waiting)
 
 
 def _judge_inputs(links: list[Link], merging: _Merging, machine: Machine) -> Iterator[Finding]:

@@ -158,13 +158,16 @@ def _judge_silent(silent: list[Idle], rules: int) -> Finding:
     )
 
 
-def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, left_out: int) -> Iterator[Finding]:
+def judge_neighbours(
+    paths: Mapping[tuple[Address, str], Path], stats: Stats, left_out: int, waiting: int
+) -> Iterator[Finding]:
     """Whether the hosts that outputs send to answer.
 
     Args:
         paths: how hosts are reached, by address and name of the interface that rules know.
         stats: the counters.
-        left_out: hosts that were not asked.
+        left_out: hosts that were not asked, as they are too many.
+        waiting: hosts that were not asked, as other findings tell what their outputs wait for.
     """
     sent: defaultdict[tuple[Address, str], int] = defaultdict(int)
     for rule in stats.rules:
@@ -198,9 +201,16 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
         see = f"ip neigh show dev {name}; so it is with {len(roomless):,} of the hosts that outputs send to"
         yield Finding("neighbours", Verdict.ADVICE, what, see, MAKE_ROOM)
     if paths and not dead:
-        what = "Every host that outputs send to answers" if not left_out else "Hosts that outputs send to answer"
         see = "ARP requests, and what the kernel knows: ip neigh"
-        yield Finding("neighbours", Verdict.OK, what, see + (f"; {left_out:,} were not asked" if left_out else ""))
+        if left_out:
+            see += f"; {left_out:,} {'was' if left_out == 1 else 'were'} not asked"
+        yield Finding("neighbours", Verdict.OK, _who_answers(left_out, waiting), see)
+
+
+def _who_answers(left_out: int, waiting: int) -> str:
+    if waiting:
+        return "The other hosts that outputs send to answer" + (", as far as they were asked" if left_out else "")
+    return "Hosts that outputs send to answer" if left_out else "Every host that outputs send to answers"
 
 
 def _flow(sighting: Sighting) -> str:

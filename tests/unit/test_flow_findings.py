@@ -92,10 +92,10 @@ def test_many_rules_that_miss_their_flow_are_few_lines() -> None:
     assert "6 of 9 rules, such as r3, have matched no packet" in others.what
 
 
-def neighbours(paths: Mapping[IPv4Address, Path], left_out: int = 0) -> list[Finding]:
+def neighbours(paths: Mapping[IPv4Address, Path], left_out: int = 0, waiting: int = 0) -> list[Finding]:
     outputs = tuple(OutputStats(host, 6000, "out0", 41, 41, 0, 0, 0) for host in paths)
     stats = Stats(IngressStats(), EgressStats(), (RuleStats("tv", None, 1, 0, 0, 0, 0.0, 0.0, outputs),))
-    return list(judge_neighbours({(host, "out0"): path for host, path in paths.items()}, stats, left_out))
+    return list(judge_neighbours({(host, "out0"): path for host, path in paths.items()}, stats, left_out, waiting))
 
 
 ALIVE = Path(None, None, Neighbour.STALE, answered=True)
@@ -105,7 +105,8 @@ DEAD = Path(None, None, Neighbour.DELAY, answered=False)
 def test_hosts_that_do_not_answer_are_named_with_what_was_sent_to_them() -> None:
     assert neighbours({}) == []
     expect(neighbours({HOST: ALIVE}), OK, "Every host that outputs send to answers")
-    expect(neighbours({HOST: ALIVE}, left_out=7), OK, "7 were not asked")
+    expect(neighbours({HOST: ALIVE}, left_out=7), OK, "Hosts that outputs send to answer", "7 were not asked")
+    expect(neighbours({HOST: ALIVE}, left_out=1), OK, "1 was not asked")
     assert neighbours({HOST: Path(None, None, Neighbour.NOARP, broadcast=True)}) == []  # nobody answers for one
     expect(
         neighbours({HOST: ALIVE, HOST_2: DEAD}),
@@ -115,6 +116,14 @@ def test_hosts_that_do_not_answer_are_named_with_what_was_sent_to_them() -> None
         "arping -I out0 198.18.1.3",
     )
     expect(neighbours({HOST: DEAD, HOST_2: DEAD}), FAULT, "198.18.1.2 and 1 more do not answer", "82 packets")
+
+
+def test_hosts_of_which_another_finding_tells_are_not_said_to_answer() -> None:
+    (finding,) = neighbours({HOST: ALIVE}, waiting=1)
+    assert (finding.verdict, finding.what) == (OK, "The other hosts that outputs send to answer")
+    assert "not asked" not in finding.evidence
+    expect(neighbours({HOST: ALIVE}, 7, 1), OK, "The other hosts", "as far as they were asked", "7 were not asked")
+    assert neighbours({}, waiting=1) == []
 
 
 def test_hosts_that_the_kernel_has_no_room_for_are_advice() -> None:

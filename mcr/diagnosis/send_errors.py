@@ -79,14 +79,14 @@ _CAUSES: Final = {
     errno.EACCES: ("a route forbids it", "ip route get {host} oif {name}; ip route show table all type prohibit"),
     errno.EPERM: ("a firewall rule of this machine dropped them", "sudo nft list ruleset; sudo iptables-save"),
     errno.ENOBUFS: (
-        "more than the interface could take at once",
+        "the queue of the interface was full",
         (
-            "its network is the bottleneck: ip -s link show dev {name}; for bursts: tc -s qdisc show dev {name}, "
-            "and raise MCR_SOCKET_SNDBUF"
+            "its network is the bottleneck, send less by it: ip -s link show dev {name}; for bursts give it a longer "
+            "queue: tc -s qdisc show dev {name} (limit), or sudo ip link set dev {name} txqueuelen NUMBER"
         ),
     ),
     errno.EAGAIN: (
-        "more waited than fits the send buffer",
+        "more waited than fits the send buffer of a worker's socket",
         (
             "its network is the bottleneck: ip -s link show dev {name}; for bursts raise MCR_SOCKET_SNDBUF in the "
             "environment of mcrd"

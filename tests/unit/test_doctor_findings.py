@@ -176,11 +176,10 @@ def test_outputs_that_took_everything_are_fine() -> None:
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENETDOWN, ["the interface was down", "ip link show dev out0"]),
         (errno.ENETUNREACH, ["Network is unreachable (os error 101)", "the interface was down, or no route"]),
         (errno.EMSGSIZE, ["MTU"]),
         (errno.EPERM, ["firewall"]),
-        (errno.ENOBUFS, ["bottleneck", "MCR_SOCKET_SNDBUF"]),
+        (errno.ENOBUFS, ["queue", "bottleneck", "tc -s qdisc show dev out0", "txqueuelen"]),
         (errno.EAGAIN, ["send buffer", "MCR_SOCKET_SNDBUF"]),
         (errno.EHOSTUNREACH, ["ip neigh show dev out0"]),
         (errno.ETIME, ["Timer expired (os error 62)", "the TTL of what comes ends here", "ttl=N"]),
@@ -203,6 +202,8 @@ def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault() -> None:
         (output(1, 100, errno.ENODEV), {}),
     ):
         expect(output_findings.judge_outputs(stats_of(outputs), links), FAULT)
+    finding = output_findings.judge_outputs(stats_of(output(1, 100, errno.ENETDOWN)), {"out0": down})
+    expect(finding, FAULT, "the interface was down", "ip link show dev out0")
 
 
 def test_what_failed_before_the_repair_is_no_fault_after_it() -> None:
@@ -212,7 +213,31 @@ def test_what_failed_before_the_repair_is_no_fault_after_it() -> None:
         expect(output_findings.judge_outputs(stats_of(mended), {"out0": OUT0}), verdict, "; now all is sent")
         failing = attrs.evolve(mended, error_pps=150.0)
         expect(output_findings.judge_outputs(stats_of(failing), {"out0": OUT0}), FAULT, "; now 75.00% of what is due")
-    expect(output_findings.judge_outputs(stats_of(output(90, 100, errno.ENETDOWN)), {"out0": OUT0}), ADVICE)
+    expect(output_findings.judge_outputs(stats_of(output(90, 100, errno.ENETUNREACH)), {"out0": OUT0}), ADVICE)
+
+
+@pytest.mark.parametrize(
+    ("number", "fed_ago", "verdict", "words"),
+    [
+        (errno.ENETUNREACH, 20.0, OK, "; what has come since was sent"),  # while the feed has paused since
+        (errno.ENETUNREACH, 28.0, ADVICE, "no route led there"),  # that may have been the packet that failed
+        (errno.ENETUNREACH, 40.0, ADVICE, "no route led there"),
+        (errno.ENETUNREACH, None, ADVICE, "no route led there"),
+        (errno.ENODEV, 40.0, OK, "; the interface is up again"),  # which is seen without a packet
+        (errno.ENETDOWN, None, OK, "; the interface is up again"),
+        (errno.ENOBUFS, 1.0, ADVICE, "; what has come since was sent"),  # it may come again
+    ],
+)
+def test_errors_that_are_over_stay_so_when_the_feed_pauses(
+    number: int, fed_ago: float | None, verdict: Verdict, words: str
+) -> None:
+    stats = stats_of(output(90, 100, number, ago=30.0))
+    (rule,) = stats.rules
+    stats = attrs.evolve(stats, rules=(attrs.evolve(rule, last_packet_ago=fed_ago),))
+    expect(output_findings.judge_outputs(stats, {"out0": OUT0}), verdict, words)
+    if number == errno.ENETDOWN:
+        for link in (attrs.evolve(OUT0, running=False), attrs.evolve(OUT0, up=False)):
+            expect(output_findings.judge_outputs(stats, {"out0": link}), FAULT)
 
 
 def test_errors_of_long_ago_are_shown_and_are_no_advice() -> None:
@@ -228,7 +253,7 @@ def test_errors_of_long_ago_are_shown_and_are_no_advice() -> None:
 
 
 def test_outputs_of_one_interface_and_error_are_told_together() -> None:
-    outputs = [output(5, 100, errno.ENETDOWN, f"239.2.2.{i}") for i in range(1, 9)]
+    outputs = [output(5, 100, errno.ENETUNREACH, f"239.2.2.{i}") for i in range(1, 9)]
     (finding,) = output_findings.judge_outputs(stats_of(*outputs, output(0, 100)), {"out0": OUT0})
     expect(finding, ADVICE, "40 packets (5.00%)", "8 outputs on out0, among them 239.2.2.1:6000:out0")
 

@@ -222,7 +222,7 @@ def test_mtu(payload: int | None, after: OutputStats, trouble: list[str]) -> Non
         (errno.ENODEV, "the interface was gone"),
         (errno.ENETUNREACH, "the interface was down, or no route led there"),
         (errno.EHOSTUNREACH, "ip route get 239.2.2.2 oif out0"),
-        (errno.ENOBUFS, "MCR_SOCKET_SNDBUF"),
+        (errno.ENOBUFS, "txqueuelen"),
         (errno.EAGAIN, "MCR_SOCKET_SNDBUF"),
         (errno.EPERM, "nft list ruleset"),
         (errno.EACCES, "a route forbids it"),

@@ -202,7 +202,7 @@ INLINE void allow_cuts(struct mcr_ipv4 *ip, const struct mcr_bpf_output *to)
 	uint32_t may_be_cut = either(keeps, (to->group & CLASS_MASK) ^ MULTICAST, 0);
 
 	ip->fragment = (uint16_t)either(may_be_cut, 0, MCR_NETWORK16(IP_DF));
-	ip->id = (uint16_t)either(may_be_cut, bpf_get_prandom_u32(), 0);
+	ip->id = may_be_cut ? (uint16_t)bpf_get_prandom_u32() : 0;
 }
 
 /* Give the packet the headers of an output. `now`: those that it has. */

@@ -46,7 +46,6 @@ static long (*const bpf_l4_csum_replace)(struct __sk_buff *skb, uint32_t offset,
 					 uint64_t flags) = (void *)BPF_FUNC_l4_csum_replace;
 static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, uint32_t size,
 					 uint64_t flags) = (void *)BPF_FUNC_skb_change_tail;
-static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, uint32_t size) = (void *)BPF_FUNC_skb_pull_data;
 static long (*const bpf_skb_vlan_push)(struct __sk_buff *skb, uint16_t protocol,
 				       uint16_t control) = (void *)BPF_FUNC_skb_vlan_push;
 static long (*const bpf_skb_vlan_pop)(struct __sk_buff *skb) = (void *)BPF_FUNC_skb_vlan_pop;
@@ -133,21 +132,26 @@ INLINE bool is_udp_sum_right(struct __sk_buff *skb, const struct frame *frame)
 	return !frame->udp.checksum || is_sum_right(skb, &frame->udp, UDP_AT, pseudo);
 }
 
-/* Have the UDP checksum follow the headers, before they are changed. */
-INLINE void move_checksum(struct __sk_buff *skb, const struct frame *now, const void *addresses, uint32_t ports)
+/*
+ * Have the UDP checksum follow the headers, before they are changed. 0, or negative: the packet can't be changed. The first
+ * write makes the headers ready for all that follow, and fails if there is no memory for it.
+ */
+INLINE long move_checksum(struct __sk_buff *skb, const struct frame *now, const void *addresses, uint32_t ports)
 {
 	int64_t change;
 
 	if (!now->udp.checksum) /* there is none */
-		return;
+		return 0;
 	change = bpf_csum_diff(&now->ip.source, 8, addresses, 8, 0);
-	bpf_l4_csum_replace(skb, CHECKSUM_AT, 0, (uint32_t)change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
-	bpf_l4_csum_replace(skb, CHECKSUM_AT, ports_of(&now->udp.ports), ports, BPF_F_MARK_MANGLED_0 | sizeof(ports));
+	if (bpf_l4_csum_replace(skb, CHECKSUM_AT, 0, (uint32_t)change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0))
+		return -ENOMEM;
+	return bpf_l4_csum_replace(skb, CHECKSUM_AT, ports_of(&now->udp.ports), ports,
+				   BPF_F_MARK_MANGLED_0 | sizeof(ports));
 }
 
-INLINE void write_headers(struct __sk_buff *skb, const struct frame *frame)
+INLINE long write_headers(struct __sk_buff *skb, const struct frame *frame)
 {
-	bpf_skb_store_bytes(skb, 0, frame->macs, REWRITTEN, 0);
+	return bpf_skb_store_bytes(skb, 0, frame->macs, REWRITTEN, 0);
 }
 
 INLINE uint16_t ip_checksum(const struct mcr_ipv4 *ip)
@@ -205,11 +209,12 @@ INLINE void allow_cuts(struct mcr_ipv4 *ip, const struct mcr_bpf_output *to)
 	ip->id = may_be_cut ? (uint16_t)bpf_get_prandom_u32() : 0;
 }
 
-/* Give the packet the headers of an output. `now`: those that it has. */
-INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to,
+/* Give the packet the headers of an output. `now`: those that it has. 0, or negative: they can't be changed. */
+INLINE long readdress(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to,
 		      const struct marks *marks)
 {
-	move_checksum(skb, now, &marks->source, marks->port | (uint32_t)to->port << 16);
+	if (move_checksum(skb, now, &marks->source, marks->port | (uint32_t)to->port << 16))
+		return -ENOMEM;
 	__builtin_memcpy(now->macs, to->macs, sizeof(now->macs));
 	now->ip.service = marks->service;
 	now->ip.ttl = marks->ttl;
@@ -220,7 +225,7 @@ INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr
 	now->ip.checksum = ip_checksum(&now->ip);
 	now->udp.ports.source = marks->port;
 	now->udp.ports.destination = to->port;
-	write_headers(skb, now);
+	return write_headers(skb, now);
 }
 
 /* What becomes of a clone, as a positive errno: as AF_PACKET has it (net_xmit_errno). 0: it was sent. */
@@ -279,7 +284,8 @@ INLINE uint32_t send(struct __sk_buff *skb, struct frame *now, const struct mcr_
 		return ETIME;
 	if (!(marks.source & NETWORK_8)) /* mcr_is_address() */
 		return EADDRNOTAVAIL;
-	readdress(skb, now, to, &marks);
+	if (readdress(skb, now, to, &marks))
+		return ENOMEM;
 	return to->vlan ? send_tagged(skb, to) : send_clone(skb, to->interface);
 }
 
@@ -292,7 +298,7 @@ struct sending {
 	struct marks came;
 	uint32_t datagrams;
 	uint32_t bytes;
-	uint32_t failed; /* it can't be changed */
+	uint32_t failed; /* its tag can't be taken off */
 };
 
 static long send_to(uint64_t i, struct sending *sending)
@@ -370,11 +376,9 @@ INLINE struct tag tag_of(const struct __sk_buff *skb)
 	return (struct tag){ .protocol = (uint16_t)skb->vlan_proto, .control = (uint16_t)skb->vlan_tci };
 }
 
-/* Have so many bytes ready to be changed, and without a tag. 0 or a positive errno. */
-INLINE uint32_t prepare(struct __sk_buff *skb, struct tag tag, uint32_t headers)
+/* Take its tag off, if it has one. 0 or a positive errno. */
+INLINE uint32_t untag(struct __sk_buff *skb, struct tag tag)
 {
-	if (bpf_skb_pull_data(skb, headers))
-		return ENOMEM;
 	return tag.protocol && bpf_skb_vlan_pop(skb) ? ENOMEM : 0;
 }
 
@@ -396,7 +400,7 @@ INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, cons
 	if (skb->len > size) /* what Ethernet has filled a short frame up with */
 		bpf_skb_change_tail(skb, size, 0);
 	count_matched(&rule->head, sending.datagrams, taken);
-	sending.failed = prepare(skb, tag, FRAME_HEADERS);
+	sending.failed = untag(skb, tag);
 	forward(&sending);
 	return sending.failed ? TCX_NEXT : let_go(skb, original, &sending.now, tag, is_sole);
 }

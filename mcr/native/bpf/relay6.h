@@ -50,21 +50,22 @@ INLINE bool is_udp6_sum_right(struct __sk_buff *skb, const struct frame6 *frame)
 }
 
 /*
- * Give the packet other headers. UDP's checksum follows. What makes up for other addresses there does so in the sum that a
- * card may have told of the whole packet, too; bpf_l4_csum_replace takes that for the work of IPv4's own checksum, and so
- * it is told of all that changes.
+ * Give the packet other headers. 0, or negative: they can't be changed, as the first write finds. UDP's checksum follows.
+ * What makes up for other addresses there does so in the sum that a card may have told of the whole packet, too;
+ * bpf_l4_csum_replace takes that for the work of IPv4's own checksum, and so it is told of all that changes.
  */
-INLINE void rewrite6(struct __sk_buff *skb, const struct frame6 *now, const struct frame6 *next)
+INLINE long rewrite6(struct __sk_buff *skb, const struct frame6 *now, const struct frame6 *next)
 {
 	int64_t change = bpf_csum_diff(now->ip.source, ADDRESSES, next->ip.source, ADDRESSES, 0);
 
-	bpf_l4_csum_replace(skb, CHECKSUM6_AT, 0, (uint32_t)change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
+	if (bpf_l4_csum_replace(skb, CHECKSUM6_AT, 0, (uint32_t)change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0))
+		return -ENOMEM;
 	bpf_l4_csum_replace(skb, CHECKSUM6_AT, ports_of(&now->udp.ports), ports_of(&next->udp.ports),
 			    BPF_F_MARK_MANGLED_0 | sizeof(next->udp.ports));
 	change = bpf_csum_diff(&now->ip, sizeof(now->ip) - ADDRESSES, &next->ip, sizeof(next->ip) - ADDRESSES,
 			       (uint32_t)change);
 	bpf_csum_update(skb, (uint32_t)change);
-	bpf_skb_store_bytes(skb, 0, next->macs, REWRITTEN6, 0);
+	return bpf_skb_store_bytes(skb, 0, next->macs, REWRITTEN6, 0);
 }
 
 /* The marks that an output gives its datagrams, as a worker's plan has it (plan.c). A hop limit of 0: they may not leave. */
@@ -82,8 +83,8 @@ INLINE struct marks6 marks_for6(const struct mcr_bpf_output6 *to, const struct m
 	return marks;
 }
 
-/* Give the packet the headers of an output. `now`: those that it has. */
-INLINE void readdress6(struct __sk_buff *skb, struct frame6 *now, const struct mcr_bpf_output6 *to,
+/* Give the packet the headers of an output. `now`: those that it has. 0, or negative: they can't be changed. */
+INLINE long readdress6(struct __sk_buff *skb, struct frame6 *now, const struct mcr_bpf_output6 *to,
 		       const struct marks6 *marks)
 {
 	struct frame6 next = *now;
@@ -95,8 +96,10 @@ INLINE void readdress6(struct __sk_buff *skb, struct frame6 *now, const struct m
 	__builtin_memcpy(next.ip.destination, to->group, sizeof(next.ip.destination));
 	next.udp.ports.source = marks->port;
 	next.udp.ports.destination = to->port;
-	rewrite6(skb, now, &next);
+	if (rewrite6(skb, now, &next))
+		return -ENOMEM;
 	*now = next;
+	return 0;
 }
 
 /* Send a clone to an output, and give what becomes of it. */
@@ -111,7 +114,8 @@ INLINE uint32_t send6(struct __sk_buff *skb, struct frame6 *now, const struct mc
 		return ETIME;
 	if (!(marks.source[0] | marks.source[1] | marks.source[2] | marks.source[3]))
 		return EADDRNOTAVAIL;
-	readdress6(skb, now, to, &marks);
+	if (readdress6(skb, now, to, &marks))
+		return ENOMEM;
 	return send_clone(skb, to->interface);
 }
 
@@ -124,7 +128,7 @@ struct sending6 {
 	struct marks6 came;
 	uint32_t datagrams;
 	uint32_t bytes;
-	uint32_t failed; /* it can't be changed */
+	uint32_t failed; /* its tag can't be taken off */
 };
 
 static long send_to6(uint64_t i, struct sending6 *sending)
@@ -194,7 +198,7 @@ INLINE int relay_by6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, co
 	if (skb->len > size) /* what Ethernet has filled a short frame up with */
 		bpf_skb_change_tail(skb, size, 0);
 	count_matched(&rule->head, sending.datagrams, taken);
-	sending.failed = prepare(skb, tag, FRAME6_HEADERS);
+	sending.failed = untag(skb, tag);
 	forward6(&sending);
 	return sending.failed ? TCX_NEXT : let_go6(skb, original, &sending.now, tag, is_sole);
 }

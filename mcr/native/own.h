@@ -13,6 +13,7 @@
 
 #define MCR_OWN_BUCKETS (2 * MCR_MAX_OWN) /* at most half full */
 #define MCR_MAC_BYTES   6
+#define MCR_OWN_BITS    512 /* one line of the cache */
 
 /* A hash table of fixed size; a key of 0 is a free bucket. */
 struct mcr_own {
@@ -49,6 +50,12 @@ static inline uint32_t mcr_own_bucket(uint64_t key)
 {
 	/* Multiplicative hashing, as in match.c. */
 	return (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % MCR_OWN_BUCKETS;
+}
+
+/* One that is set tells of this key, or of one of some others. */
+static inline uint32_t mcr_own_bit(uint64_t key)
+{
+	return (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 55) % MCR_OWN_BITS;
 }
 
 /* Why a datagram with this source is dropped; MCR_CAUSE_NONE: this machine did not send it. */

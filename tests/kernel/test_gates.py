@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from filters import WANTED, Wire, checksum, frame, look_for_lost, may_load_ebpf, opened
-from mcr._native import ffi, lib
+from mcr._native import lib
 from mcr.net.filter import path
 from mcr.net.filter.base import Rejected
 from mcr.net.filter.ebpf import EbpfFilters
@@ -362,19 +362,6 @@ def test_a_super_frame_with_bytes_behind_its_datagrams_is_the_workers(
     send_super_frame(wire, whole)
     assert [len(each) for each in wire.receive(0 if matched else 1)] == ([] if matched else [len(whole)])
     assert relay.taken().matched == matched
-
-
-def test_this_machine_s_own_packets_are_the_workers(relay: Relay, wire: Wire) -> None:
-    """Who says that they loop."""
-    key = lib.mcr_own_address(int.from_bytes(b"\xc6\x12\0\1", "little"))
-    relay.path.set_own(bytes(ffi.buffer(ffi.new("struct mcr_rec_own_key[]", [(key, lib.MCR_CAUSE_LOOP)]))))
-    wire.send(frame())
-    assert wire.receive(1) == [frame()]
-    others = ffi.new("struct mcr_rec_own_key[]", [(key + each, 0) for each in range(1, lib.MCR_MAX_OWN + 1)])
-    relay.path.set_own(bytes(ffi.buffer(others)))  # there is room for no more
-    relay.look()
-    wire.send(frame())
-    relay.forwarded(1)
 
 
 def test_an_output_that_has_gone_is_an_error(relay: Relay, wire: Wire) -> None:

@@ -18,6 +18,7 @@
 MAP(admitted);
 MAP(rejected);
 MAP(own);
+MAP(own_bits);
 MAP(drains);
 MAP(forwards);
 MAP(forwards6);
@@ -100,9 +101,13 @@ INLINE bool is_ip_sum_right(const struct mcr_ipv4 *ip)
 	return sum == 0xffff;
 }
 
+/* A bit tells most strangers from this machine. */
 INLINE bool is_own(uint64_t key)
 {
-	return bpf_map_lookup_elem(map_own, &key);
+	uint32_t index = 0, bit = mcr_own_bit(key);
+	const uint8_t *bits = bpf_map_lookup_elem(map_own_bits, &index);
+
+	return bits && bits[bit / 8] >> bit % 8 & 1 && bpf_map_lookup_elem(map_own, &key);
 }
 
 /* Whether this machine has sent it, or that can't be told. `key`: of its source. */

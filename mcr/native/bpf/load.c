@@ -312,6 +312,7 @@ static void fill_in(uint32_t values[MCR_BPF_SYMBOLS], int wanted, int rejected, 
 	values[MCR_BPF_MAP_HAND] = (uint32_t)path->hand;
 	values[MCR_BPF_MAP_OUTPUTS] = (uint32_t)path->counters.outputs;
 	values[MCR_BPF_MAP_OWN] = (uint32_t)path->own;
+	values[MCR_BPF_MAP_OWN_BITS] = (uint32_t)path->own_bits;
 	values[MCR_BPF_MAP_RULES] = (uint32_t)path->counters.rules;
 	values[MCR_BPF_MAP_SCRATCH] = (uint32_t)path->scratch;
 	values[MCR_BPF_MAP_TAKEN] = (uint32_t)path->counters.taken;

@@ -28,7 +28,7 @@ struct mcr_bpf_counters {
 struct mcr_bpf_path {
 	uint32_t workers;
 	struct mcr_bpf_counters counters;
-	int own, gates, hand, drains, forwards, forwards6, scratch;
+	int own, own_bits, gates, hand, drains, forwards, forwards6, scratch;
 };
 
 /*

@@ -133,6 +133,7 @@ int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct 
 	const uint32_t index = sizeof(uint32_t), shared = BPF_F_MMAPABLE, grows = BPF_F_NO_PREALLOC;
 	const struct plan plans[] = {
 		{ &path->own, BPF_MAP_TYPE_HASH, sizeof(uint64_t), 1, MCR_MAX_OWN, grows },
+		{ &path->own_bits, BPF_MAP_TYPE_ARRAY, index, MCR_OWN_BITS / 8, 1, shared }, /* so it begins a line */
 		{ &path->drains, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_bpf_drain), MCR_MAX_INTERFACES * workers,
 		  shared },
 		{ &path->forwards, BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(struct mcr_bpf_rule), MCR_MAX_RULES,
@@ -144,7 +145,7 @@ int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct 
 	struct plan hands[HANDS];
 	int ret = -E2BIG;
 
-	*path = (struct mcr_bpf_path){ workers, *counters, -1, -1, -1, -1, -1, -1, -1 };
+	*path = (struct mcr_bpf_path){ workers, *counters, -1, -1, -1, -1, -1, -1, -1, -1 };
 	plan_hands(path, hands);
 	if (workers <= MCR_BPF_WORKERS)
 		ret = open_all(hands, HANDS);
@@ -157,8 +158,8 @@ int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct 
 
 void mcr_bpf_path_close(struct mcr_bpf_path *path)
 {
-	int *maps[] = { &path->own,      &path->gates,     &path->hand,   &path->drains,
-			&path->forwards, &path->forwards6, &path->scratch };
+	int *maps[] = { &path->own,    &path->own_bits, &path->gates,     &path->hand,
+			&path->drains, &path->forwards, &path->forwards6, &path->scratch };
 
 	for (uint32_t i = 0; i < sizeof(maps) / sizeof(*maps); i++) {
 		if (*maps[i] >= 0)
@@ -190,6 +191,13 @@ int mcr_bpf_path_own(const struct mcr_bpf_path *path, uint64_t key, bool own)
 
 	return own ? mcr_bpf_put_value(path->own, &key, &value)
 		   : mcr_bpf_change(BPF_MAP_DELETE_ELEM, path->own, &key, NULL);
+}
+
+int mcr_bpf_path_own_bits(const struct mcr_bpf_path *path, uint8_t bits[MCR_OWN_BITS / 8])
+{
+	uint32_t index = 0;
+
+	return mcr_bpf_put_value(path->own_bits, &index, bits);
 }
 
 int mcr_bpf_counters_start(const struct mcr_bpf_counters *counters, uint32_t capture)

@@ -7,6 +7,7 @@
 #define MCR_BPF_PATH_H
 
 #include "bpf/load.h"
+#include "own.h"
 #include "shm_abi.h"
 
 /* Make the counters' maps, which outlive mcrd. -E2BIG: more processors than there is room for. */
@@ -60,6 +61,9 @@ int mcr_bpf_path_drop(const struct mcr_bpf_path *path, const struct mcr_flow *fl
 
 /* A source that this machine sends with (own.h), or has ceased to send with. */
 int mcr_bpf_path_own(const struct mcr_bpf_path *path, uint64_t key, bool own);
+
+/* Those of which a bit is not set (mcr_own_bit) are not looked up. */
+int mcr_bpf_path_own_bits(const struct mcr_bpf_path *path, uint8_t bits[MCR_OWN_BITS / 8]);
 
 /* Have every worker look whether a capture's ring is empty, before a packet may overtake what is in it. `drains`: mapped. */
 void mcr_bpf_path_enter(struct mcr_bpf_drain *drains, uint32_t workers, uint32_t capture);

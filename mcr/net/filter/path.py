@@ -325,6 +325,12 @@ class KernelPath:
         for key in self._own - own:  # first: the map has room for no more than there may be
             lib.mcr_bpf_path_own(self.maps, key, False)
         self._own &= own
+        # Before any is added: a bit too many costs a look-up, one too few would hide a key.
+        bits = bytearray(lib.MCR_OWN_BITS // 8)
+        for key in own:
+            bit = lib.mcr_own_bit(key)
+            bits[bit // 8] |= 1 << bit % 8
+        check_result(lib.mcr_bpf_path_own_bits(self.maps, bytes(bits)))
         for key in own - self._own:
             check_result(lib.mcr_bpf_path_own(self.maps, key, True))
             self._own.add(key)

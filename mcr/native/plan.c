@@ -143,6 +143,7 @@ bool mcr_plan_next(struct mcr_batch *batch, const struct mcr_rules *rules, const
 	const struct mcr_output_refusals *refused;
 	const struct mcr_output *output;
 	const struct mcr_egress *by;
+	struct iovec *payloads;
 	uint32_t limit, left;
 	bool fits, through_ip;
 
@@ -152,12 +153,13 @@ bool mcr_plan_next(struct mcr_batch *batch, const struct mcr_rules *rules, const
 	output = &rules->outputs[plan->output];
 	refused = &refusals->outputs[plan->output];
 	by = &egress[output->egress];
-	fits = plan->iov->iov_len <= by->max_segment; /* the others are not longer */
+	payloads = plan->iov + plan->done;
+	fits = payloads->iov_len <= by->max_segment; /* the others are not longer; the last may fit alone */
 	through_ip = refused->raw == refusals->epoch;
 	limit = fits && !through_ip && refused->train != refusals->epoch ? output->max_train : 1;
 	left = plan->train - plan->done;
 	*send = (struct mcr_send){
-		.payloads = plan->iov + plan->done,
+		.payloads = payloads,
 		.count = left < limit ? left : limit,
 		.output = plan->output,
 		.outcome = plan->outcome,

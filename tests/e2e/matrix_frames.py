@@ -25,6 +25,8 @@ from matrix_rules import (
 )
 
 SIZES = 0, 1, 2, 17, 18, 19, 188, 1316
+TOO_LONG = (2000, 1), (3000, -1), (4001, 1)
+"""Sizes, and the order of the fragments. What follows the last one at once is shorter, and may leave with any tag."""
 PRIORITY, IN_7, IN_8 = bytes.fromhex("8100a000"), bytes.fromhex("8100a007"), bytes.fromhex("81000008")
 OF_PROVIDER = bytes.fromhex("88a80007")
 
@@ -134,14 +136,14 @@ class Flow:
         if self.is_ipv6:
             for number, header in OPTIONS6.items():
                 yield self.sent(self.datagram(100, next=number, options=header))
-            for size, order in ((2000, 1), (4001, 1), (3000, -1)):
+            for size, order in TOO_LONG:
                 whole = self.datagram(size, next=FRAGMENT, options=OPTIONS6[FRAGMENT])
                 parts = [IN_IPV6.numbered(each, size) for each in IN_IPV6.parts(whole.frame().data)]
                 yield self.sent(whole, *(Frame(NO_HEADER, each) for each in parts[::order]))
         else:
             for options in OPTIONS:
                 yield self.sent(self.datagram(100, options=options))
-            for size, order in ((2000, 1), (4001, 1), (3000, -1)):
+            for size, order in TOO_LONG:
                 whole = self.datagram(size)
                 yield self.sent(whole, *(Frame(NO_HEADER, each) for each in IN_IPV4.parts(whole.frame().data)[::order]))
         if not self.rule.vlan:

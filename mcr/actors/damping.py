@@ -11,6 +11,7 @@ from typing import Final
 import attrs
 import trio
 
+from mcr.actors.loop_lines import LoopLines
 from mcr.actors.refused import Fall, Others, Refused, SparedSenders, Trial
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.errors import ShuttingDown, SystemFault
@@ -59,6 +60,7 @@ class Damper:
     def __init__(self, workers: WorkerSupervisor, meter: Meter, tried: Callable[[Tried], None]) -> None:
         """`tried`: is told how a trial has ended in which somebody was to fall silent."""
         self._workers, self._meter, self._tried = workers, meter, tried
+        self.lines = LoopLines()
         self._refused: dict[tuple[int, bytes], Refused] = {}  # by tags of rules, and addresses
         self._spared = SparedSenders()
         self._ended: set[int] = set()  # places in which workers count until they are told of it
@@ -121,9 +123,8 @@ class Damper:
         source = placed.rule.input
         if not crowd:
             return not (source.sources or source.is_range or self._of(placed.tag) or self._spared.are_any(source))
-        returner = Return(crowd.origin, 0, 0, is_part=True)
         is_new = (placed.tag, crowd.origin.address) not in self._refused
-        return is_new and not crowd.is_shared and not self._whether_not(source, returner, None)
+        return is_new and not crowd.is_shared and not self._whether_not(source, _suspected(crowd), None)
 
     def try_crowd(self, placed: PlacedRule, crowd: Crowd, rate: float) -> bool:
         """Refuse it for a moment, if it may be: a circle falls silent. `rate`: packets a second from there."""
@@ -131,10 +132,10 @@ class Damper:
         if rate < CROWDED or place is None or not self.may_try(placed, crowd):
             return False
         fall = Fall(rate, len(placed.rule.outputs))
-        self._refuse(placed, Return(crowd.origin, 0, 0, is_part=True), place, fall)
-        rule = placed.rule
+        self._refuse(placed, _suspected(crowd), place, fall)
         what = "rule %s: what %s sends is refused for a moment: it falls silent if that is a loop that is full"
-        log.notice(what, rule.label, crowd.origin, **fields_of(rule))
+        self.lines.begin(placed.tag)
+        self._notice(placed)(what, placed.rule.label, crowd.origin, **fields_of(placed.rule))
         return True
 
     def is_part(self, tag: int) -> bool:
@@ -168,7 +169,7 @@ class Damper:
         for each in self._of(placed.tag):
             each.trial = each.trial and Trial(trio.current_time())
         self._refuse(placed, returner, place)
-        _say_refused(placed, origin)
+        _say_refused(placed, origin, is_quiet=self.lines.are_quiet(placed.tag))
 
     def _refuse(self, placed: PlacedRule, returner: Return, place: int, fall: Fall | None = None) -> None:
         self._why_not.pop(placed.tag, None)
@@ -236,6 +237,9 @@ class Damper:
         self._why_not[refused.placed.tag] = why
         self._end(refused, f"{why}; that is tried again in {_PUT_OFF:.0f} s")
 
+    def _notice(self, placed: PlacedRule) -> Callable[..., None]:
+        return log.debug if self.lines.are_quiet(placed.tag) else log.notice
+
     def _end(self, refused: Refused, why: str) -> None:
         rule = refused.placed.rule
         del self._refused[refused.placed.tag, refused.origin.address]
@@ -243,7 +247,7 @@ class Damper:
         self._due.set()
         what = "rule %s: what %s sends is taken again: %s; refused: %s"
         dropped = counted(self._count(refused), "datagram")
-        log.notice(what, rule.label, refused.origin, why, dropped, **fields_of(rule))
+        self._notice(refused.placed)(what, rule.label, refused.origin, why, dropped, **fields_of(rule))
 
     # The clock.
 
@@ -280,7 +284,7 @@ class Damper:
             self._spare(refused, _GOES_ON, _GOES_ON, is_tried=True)
         self._tried(Tried(refused.placed, found, is_loop))
         if is_loop:
-            _say_refused(refused.placed, refused.origin)
+            _say_refused(refused.placed, refused.origin, is_quiet=self.lines.are_quiet(refused.placed.tag))
 
     async def _tell(self) -> None:
         asked, ended, now = [*self._refused.values()], [*self._ended], trio.current_time()
@@ -302,10 +306,15 @@ class Damper:
                     each.fall.begin(trio.current_time(), count, matched)
 
 
-def _say_refused(placed: PlacedRule, origin: Origin) -> None:
+def _suspected(crowd: Crowd) -> Return:
+    return Return(crowd.origin, 0, 0, is_part=True)
+
+
+def _say_refused(placed: PlacedRule, origin: Origin, *, is_quiet: bool) -> None:
     rule, source = placed.rule, ip_address(origin.address)
     what = "rule %s: what %s sends is refused, and counts as returned; a rule with --input-source %s takes it"
-    log.warning(what, rule.label, origin, source, **fields_of(rule))
+    say = log.debug if is_quiet else log.warning
+    say(what, rule.label, origin, source, **fields_of(rule))
 
 
 def _is_named(rules: Iterable[PlacedRule], interface: str, flow: Flow) -> bool:

@@ -53,7 +53,6 @@ _SHORTEST: Final = 2.0  # seconds between the beginnings of two looks at a rule;
 _LONGEST: Final = 60.0
 _LONGEST_VARIED: Final = 600.0  # where few datagrams came again
 _KNOWN_APART: Final = 10.0  # seconds between two looks at a loop that is told of; fewer, if that or a refusal is new
-_TOLD_APART: Final = 60.0  # seconds between two times that a rule's loop is told of anew
 _MOMENT: Final = 0.01  # seconds, at the least, between two looks at the rates
 _FORGOTTEN: Final = 180.0  # seconds in which it is not seen
 
@@ -185,6 +184,7 @@ class _State:
         self._workers = workers
         self._network = network
         self.damper = Damper(workers, meter, self._heed_trial)
+        self._lines = self.damper.lines
         self._meter = meter
         self._slots = 0  # of rules, and of some that are not there
         self._arrivals = _Arrivals()
@@ -261,6 +261,7 @@ class _State:
                 self.told[tag].placed = there[tag]
             else:
                 del self.told[tag]
+                self._lines.end(tag)
 
     def _case(self, placed: PlacedRule) -> _Case:
         return self._cases.setdefault(placed.tag, _Case())
@@ -319,6 +320,8 @@ class _State:
             self._tell(tried.placed, case, Verdict((tried.returner,)), time)
         elif told := self.told.get(tried.placed.tag):
             self._end(told, f"{tried.returner.origin} has only paused: it is in no loop")
+        else:
+            self._lines.end(tried.placed.tag)
 
     def _judge(self, placed: PlacedRule, case: _Case, rate: float, verdict: Verdict) -> None:
         time, proven = trio.current_time(), self.damper.heed(placed, verdict)
@@ -350,9 +353,11 @@ class _State:
             return
         self.told[placed.tag] = _Told(placed, found, verdict, time, time)
         case.told = time
+        self._lines.begin(placed.tag)
         rule = placed.rule
         what = "rule %s: what it sends on seems to come back to %s from %s: a loop over another machine"
-        log.warning(what, rule.label, rule.input.interface, ", ".join(map(str, found)), **fields_of(rule))
+        say = log.debug if self._lines.are_quiet(placed.tag) else log.warning
+        say(what, rule.label, rule.input.interface, ", ".join(map(str, found)), **fields_of(rule))
 
     def _forget(self) -> None:
         """Loops that were not seen for long."""
@@ -366,9 +371,10 @@ class _State:
         del self.told[told.placed.tag]
         self.damper.end(told.placed.tag, "nothing is told of its loop any more")
         rule, case = told.placed.rule, self._case(told.placed)
-        case.at = max(case.at, (case.told or 0.0) + _TOLD_APART)
-        case.rate, case.wait = 0.0, _SHORTEST
-        log.notice("rule %s: %s", rule.label, why, **fields_of(rule))
+        case.at, case.rate, case.wait = trio.current_time(), 0.0, _SHORTEST
+        say = log.debug if self._lines.are_quiet(told.placed.tag) else log.notice
+        say("rule %s: %s", rule.label, why, **fields_of(rule))
+        self._lines.end(told.placed.tag)
 
 
 _Around = Callable[[], tuple[frozenset[bytes], frozenset[bytes]]]

@@ -131,7 +131,7 @@ class Damper:
         place = self._free_place()
         if rate < CROWDED or place is None or not self.may_try(placed, crowd):
             return False
-        fall = Fall(rate, len(placed.rule.outputs))
+        fall = Fall(rate, len(placed.rule.outputs), trio.current_time())
         self._refuse(placed, _suspected(crowd), place, fall)
         what = "rule %s: what %s sends is refused for a moment: it falls silent if that is a loop that is full"
         self.lines.begin(placed.tag)
@@ -229,7 +229,7 @@ class Damper:
         seconds = self._spared.acquit(refused, then, is_tried=is_tried)
         self._why_not[refused.placed.tag] = then
         what = "tried" if is_tried else "refused"
-        self._end(refused, f"{why}; it is not {what} again for {seconds / 60:.0f} minutes")
+        self._end(refused, f"{why}; it is not {what} again for {_in_words(seconds)}")
 
     def _put_off(self, refused: Refused, why: str, *, is_tried: bool = False) -> None:
         """Nothing is proven of it, and it is not refused now. `is_tried`: unless the whole is proven."""
@@ -315,6 +315,10 @@ def _say_refused(placed: PlacedRule, origin: Origin, *, is_quiet: bool) -> None:
     what = "rule %s: what %s sends is refused, and counts as returned; a rule with --input-source %s takes it"
     say = log.debug if is_quiet else log.warning
     say(what, rule.label, origin, source, **fields_of(rule))
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 2 * 60 else f"{seconds:.0f} s"
 
 
 def _is_named(rules: Iterable[PlacedRule], interface: str, flow: Flow) -> bool:

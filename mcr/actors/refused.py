@@ -17,8 +17,10 @@ _LONGEST_TRIAL: Final = 15.0  # the same, where no look has ended
 _DRAINED: Final = 1.0  # seconds after its beginning in which a full link may still bring more than others send
 _SURELY_OVER: Final = 64  # payloads of others of which nothing came back on a link that may be full
 _SPARED: Final = 600.0  # seconds in which a machine that was no echo is not refused again; doubled each time
+_SPARED_DOUBTFULLY: Final = 10.0  # the same, after its first trial on a machine that is very busy
 _LONGEST_SPARED: Final = 86_400.0
 _LATE: Final = 0.15  # seconds between two readings: then the whole machine may have stood still, and they tell nothing
+_SLOW: Final = 0.1  # seconds until workers are told: nothing tells on so busy a machine how much waits for them
 _FALLEN: Final = 0.1  # of what somebody sent before: it fell silent, but for what others send
 _AS_BEFORE: Final = 0.5  # of it: it goes on
 _LOUD: Final = 2  # readings after which it is taken again
@@ -34,14 +36,18 @@ class Fall:
     Attributes:
         before: packets a second from there, before.
         outputs: of the rule: each may bring back once what others send.
+        asked: when workers were to be told.
         after: packets a second, while it was silent.
         is_broken: it has fallen silent.
+        is_doubtful: the machine is so busy that a worker may still drop what came long ago.
     """
 
     before: float
     outputs: int
+    asked: float
     after: float = 0.0
     is_broken: bool = False
+    is_doubtful: bool = False
     _last: tuple[float, int, int] | None = None
     """When counters were read last, and what they said; None: workers were not told yet."""
     _ends: float = 0.0
@@ -53,6 +59,7 @@ class Fall:
         """Workers refuse it from now on. What they are told again changes nothing."""
         if self._last is None:
             self._last, self._ends = (now, refused, matched), now + _LONGEST_FALL
+            self.is_doubtful = now > self.asked + _SLOW
 
     def read(self, now: float, refused: int, matched: int) -> bool | None:
         """See what both counters say: that of the refused one, and that of the rule, which others send.
@@ -66,6 +73,7 @@ class Fall:
         seconds = now - time
         if seconds > _LATE:
             self._silent = self._loud = 0
+            self.is_doubtful = True
         else:
             self._count((refused - refused_before) / seconds, (matched - matched_before) / seconds)
         if self.is_broken:
@@ -216,7 +224,11 @@ class SparedSenders:
 
     def acquit(self, refused: Refused, why: str, *, is_tried: bool) -> float:
         """Spare it for longer than the last time; for how many seconds."""
-        seconds = min(max(2 * self._acquitted(refused), _SPARED), _LONGEST_SPARED)
+        is_doubtful = refused.fall and refused.fall.is_doubtful and not refused.fall.is_broken
+        before = self._acquitted(refused)
+        seconds = min(max(2 * before, _SPARED), _LONGEST_SPARED)
+        if is_doubtful and not before:
+            seconds = _SPARED_DOUBTFULLY
         self._spared[_key(refused)] = Spared(trio.current_time() + seconds, seconds, why, is_tried)
         return seconds
 

@@ -206,7 +206,7 @@ def _watch(reading: Reading, view: View) -> _Seen:
         if held.is_plain and not view.known:
             return _Seen(Verdict(is_varied=True, seconds=time.monotonic() - start), frames_each=1.0)
         is_soon = now + _STEP < judged  # nothing ends the look before, and a share costs less to judge
-        if view.is_to_be_tried and now >= judged and held.seen.crowd():
+        if view.is_to_be_tried and held.is_settled and held.seen.crowd():
             break
         if is_soon or held.is_alone or reading.is_behind or not held.judge(_AT_ONCE):
             continue

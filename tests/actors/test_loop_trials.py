@@ -326,6 +326,24 @@ async def test_who_goes_on_while_it_is_refused_is_a_source(
     assert "seems to come back" not in caplog.text
 
 
+async def test_a_trial_on_a_busy_machine_is_held_again_soon(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once: the next one counts."""
+    scene.actors.slowness = 0.15
+    await begin_trial(scene)
+    await scene.pass_time(0.5, 0, returned=4000)
+    assert scene.sources() == []
+    assert "as a source does; it is not tried again for 10 s; refused: " in caplog.text
+    began = trio.current_time()
+    while not scene.sources():
+        await scene.pass_time(0.1, 4000)
+    assert 9 < trio.current_time() - began < 20
+    await scene.pass_time(0.5, 0, returned=4000)
+    await scene.pass_time(590, 4000)
+    assert scene.sources() == []
+
+
 async def test_who_pauses_while_it_is_refused_is_taken_again_soon(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

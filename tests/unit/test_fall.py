@@ -9,7 +9,7 @@ STEP = 0.05
 
 def fallen(*rates: float, others: float = 0.0, outputs: int = 1, step: float = STEP) -> list[bool | None]:
     """What readings tell, one after the other, of one that sent 4,000 a second."""
-    fall, now, refused, matched = Fall(4000, outputs), 10.0, 0, 0
+    fall, now, refused, matched = Fall(4000, outputs, 10.0), 10.0, 0, 0
     assert fall.read(now, 7, 7) is None
     fall.begin(now, 0, 0)
     told = list[bool | None]()
@@ -56,3 +56,12 @@ def test_who_goes_on_later_has_only_paused() -> None:
 def test_a_machine_that_stands_still_proves_nothing() -> None:
     assert fallen(0, 0, 0, 0, step=0.16) == [None] * 4
     assert fallen(*[0] * 8, step=0.16)[6:] == [False, False]
+
+
+def test_a_busy_machine_tells_nothing_for_sure() -> None:
+    """Where it takes long to tell workers, or to read what they count, much may still wait for them."""
+    for told, late, is_doubtful in ((10.1, 0.0, False), (10.11, 0.0, True), (10.0, 0.2, True)):
+        fall = Fall(4000, 1, asked=10.0)
+        fall.begin(told, 0, 0)
+        assert fall.read(told + STEP + late, 200, 0) is None
+        assert fall.is_doubtful == is_doubtful

@@ -100,11 +100,11 @@ class Steady:
         return [(B, number % 4) for number in range(10)] + [(S, self.frames + number) for number in range(self._others)]
 
 
-@pytest.mark.parametrize(("is_to_be_tried", "others", "seconds"), [(True, 1, 0.3), (False, 1, 3), (True, 10, 0.5)])
+@pytest.mark.parametrize(("is_to_be_tried", "others", "seconds"), [(True, 1, 0.25), (False, 1, 3), (True, 10, 0.5)])
 def test_a_look_ends_by_whom_a_trial_is_to_tell_of(
     monkeypatch: pytest.MonkeyPatch, is_to_be_tried: bool, others: int, seconds: float
 ) -> None:
-    """As soon as what is proven without one would be."""
+    """Once it has said enough."""
     clock = itertools.count()
     monkeypatch.setattr(returns, "time", SimpleNamespace(monotonic=lambda: next(clock) / 400))
     view = View([Flow(ip_address("239.1.1.1"), 2)], 1, 4000.0, is_to_be_tried=is_to_be_tried)

@@ -1,10 +1,11 @@
 """Runs tests in several processes that have collected them together: `pytest --processes N`.
 
 What tests import takes seconds of a processor, which pytest-xdist would spend in each process. Each one takes the next
-file when it has finished one, or with ``--by-test`` the next test: those of a file that share what is set up once for
-them stay together, and begin first. What the forked ones have to say is printed when the first one has finished. Then
-the tests that were run are counted: a process that leaves in the middle of them, however it does, fails the run. Tests
-that are marked as alone come last, when no other process is left.
+file when it has finished one, of all folders by turns: those of one wait most of the time, those of another never. With
+``--by-test`` it takes the next test: those of a file that share what is set up once for them stay together, and begin
+first. What the forked ones have to say is printed when the first one has finished. Then the tests that were run are
+counted: a process that leaves in the middle of them, however it does, fails the run. Tests that are marked as alone
+come last, when no other process is left.
 """
 
 import os
@@ -120,9 +121,18 @@ def share_out(items: Sequence[pytest.Item], *, by_test: bool) -> list[list[pytes
     """Tests in portions, each of which one process runs."""
     files = [[*items] for _, items in groupby(items, key=lambda item: item.path)]
     if not by_test:
-        return files
+        return _mix(files)
     together = [[item for item in file if _is_set_up_with_others(item)] for file in files]
     return [*filter(None, together), *([item] for item in items if not _is_set_up_with_others(item))]
+
+
+def _mix(files: Iterable[list[pytest.Item]]) -> list[list[pytest.Item]]:
+    """Spread those of each folder evenly. The longest come first, as nothing is left to do beside the last one."""
+    places = []
+    for _, folder in groupby(files, key=lambda file: file[0].path.parent):
+        longest_first = sorted(folder, key=lambda file: file[0].path.stat().st_size, reverse=True)
+        places += [((number + 0.5) / len(longest_first), file) for number, file in enumerate(longest_first)]
+    return [file for _, file in sorted(places, key=lambda place: place[0])]
 
 
 def _is_set_up_with_others(item: pytest.Item) -> bool:

@@ -4,8 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from shares import share_out
 
 CONFTEST = "from shares import pytest_addoption, pytest_runtestloop"
 TEST = """
@@ -78,6 +82,18 @@ def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def test_files_of_all_folders_come_by_turns_the_longest_of_each_first(tmp_path: Path) -> None:
+    items: list[Any] = []
+    for folder, sizes in {"few": [1, 9], "many": [3, 4, 5, 6]}.items():
+        (tmp_path / folder).mkdir()
+        for size in sizes:
+            path = tmp_path / folder / f"test_{size}.py"
+            path.write_text("#" * size)
+            items += [SimpleNamespace(path=path)] * 2
+    order = [(file[0].path.parent.name, len(file[0].path.read_text())) for file in share_out(items, by_test=False)]
+    assert order == [("many", 6), ("few", 9), ("many", 5), ("many", 4), ("few", 1), ("many", 3)]
 
 
 @pytest.mark.slow

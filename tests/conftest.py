@@ -1,9 +1,13 @@
+import faulthandler
 import gc
 import os
+import time
 from collections.abc import Generator
 from pathlib import Path
 
+import attrs
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
 
 from control_clients import actors, api, connect, no_threads, path, server
@@ -73,11 +77,39 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Nor later; and seldom in what tests leave."""
-    gc.collect()
+    """Nor later; and seldom in what tests leave. To collect what is garbage already would take a third of a second."""
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
     gc.enable()
+
+
+@attrs.define
+class _Watchdog:
+    """Prints the stack of a test that takes two minutes.
+
+    pytest's `faulthandler_timeout` starts a thread for each test, which costs more than most of them do. Here it is
+    left running for ten seconds of tests.
+    """
+
+    _set_at: float = 0
+
+    def begin(self, config: pytest.Config) -> None:
+        """A test begins."""
+        if (now := time.monotonic()) >= self._set_at + 10:
+            faulthandler.dump_traceback_later(130, file=config.stash[fault_handler_stderr_fd_key])
+            self._set_at = now
+
+
+_watchdog = _Watchdog()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _watchdog.begin(item.config)
+
+
+def pytest_sessionfinish() -> None:
+    faulthandler.cancel_dump_traceback_later()
 
 
 _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from itertools import islice
@@ -39,6 +39,8 @@ from mcr.text.visible import visible
 _SIDES = ("in", "out")
 _NEEDS_ROOT = "captured packets are anybody's: it takes root, or CAP_NET_RAW; as root: sudo mcrctl capture"
 _BILLION = 1_000_000_000
+_COUNTED_WITHIN = 0.1  # seconds from a packet to what `stats` says of it
+_ANSWERS_WITHIN = 1  # second, at the end; then it is not waited for
 _ASKED_APART = 0.5  # seconds between an answer and the next question who is refused
 
 Show = Callable[[Packet], None]
@@ -59,7 +61,8 @@ def capture(
 
     RULE is an id or a name. Ctrl-C ends it.
 
-    Each has its time in nanoseconds, its direction, and what MCR's parser says of it: forwarded, or why it is dropped.
+    Each has its time in nanoseconds, its direction, and what MCR's parser says of it: taken by the rule, or why it is
+    dropped. What leaves by each output is a line of its own; errors of outputs are counted at the end.
     Whether its source is refused (dropped: returned) is known half a second late.
     What the capture can't keep up with is missing in it, and counted; the rule forwards it all the same. Datagrams that
     leave together, in one super-frame, are one line, which says how many they are. Packets that a rule with the same
@@ -99,6 +102,7 @@ def run_capture(
     _check_namespace(session, rule["rule_id"])
     shown = Counter[bool]()
     rules, refused = session.call("list"), _Refused(session, rule)
+    failed = _failed(session, rule["rule_id"])
     capture = RuleCapture(places_of(rule, sides, rules), interfaces_of(rules), refused)
     with refused, _captured(capture) as captured, _ending() as stopped:
         with _writer(captured, file, _titled(rule), as_json=session.json) as show:
@@ -107,6 +111,30 @@ def run_capture(
                 shown[captured.places[packet.place].outgoing] += packet.datagrams
         lost = sum(map(captured.lost, range(len(captured.places))))
     terminal.show(f"{counted(shown[False], 'packet')} in, {shown[True]:,} out, {lost:,} lost by the capture", err=True)
+    _tell_errors(session, rule["rule_id"], failed)
+
+
+def _failed(session: Session, rule_id: str) -> int:
+    """Datagrams that outputs of a rule could not send since mcrd counts them."""
+    (rule,) = session.call("stats", {"rule": rule_id})["rules"]
+    return int(rule["errors"])
+
+
+def _tell_errors(session: Session, rule_id: str, before: int) -> None:
+    """Say what was taken meanwhile and could not be sent. A thread asks: an mcrd that hangs does not delay the end."""
+    found: list[int] = []
+
+    def ask() -> None:
+        time.sleep(_COUNTED_WITHIN)
+        with suppress(McrError), session.understand():
+            found.append(_failed(session, rule_id) - before)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_ANSWERS_WITHIN)
+    if found and found[0] > 0:
+        what = f"{counted(found[0], 'error')} of its outputs meanwhile"
+        terminal.show(f"{what}; which, and why: mcrctl stats {shlex.quote(rule_id)}", err=True)
 
 
 @attrs.define

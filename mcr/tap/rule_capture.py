@@ -1,7 +1,7 @@
 """Captures the packets of one rule, where they come in and where they leave.
 
 Sockets of its own see what the relay's see, so a capture costs the relay nothing, and what it can't keep up with is its
-own loss. What becomes of a packet is said by the worker's parser, from the same bytes.
+own loss. What the rule does with a packet is said by the worker's parser, from the same bytes.
 """
 
 import errno
@@ -57,10 +57,11 @@ _CAUSES = {
 }
 _RETURNED = "dropped: returned"
 
-FORWARDED: Final = "forwarded"
+TAKEN: Final = "taken"
+"""The rule takes it. What becomes of it at each output is not known here."""
 SENT: Final = "sent"
 PART: Final = "fragment"
-"""It is forwarded with the rest of its datagram, if that comes."""
+"""It is taken with the rest of its datagram, if that comes."""
 
 
 _Headers = tuple[int, bytes, int, bytes]
@@ -152,7 +153,7 @@ class Packet:
         ends: addresses and ports of source and destination, as they are in the headers; ports of 0: none can be read.
         payload: bytes, of all its datagrams together.
         datagrams: how many it is; a super-frame is several, which the kernel or the network card cuts apart later.
-        verdict: `FORWARDED`, `SENT`, `PART`, or ``dropped: CAUSE``.
+        verdict: `TAKEN`, `SENT`, `PART`, or ``dropped: CAUSE``.
     """
 
     place: int
@@ -310,7 +311,7 @@ class RuleCapture:
             frame = ffi.new("struct mcr_frame *", {"data": buffer, "size": len(data), "network": network, **known})
             check = lib.mcr_sanity_check_header if is_part else lib.mcr_sanity_check
             cause = _CAUSES.get(check(frame, parsed, self._own))
-            sound = _RETURNED if source in refused else PART if is_part else FORWARDED
+            sound = _RETURNED if source in refused else PART if is_part else TAKEN
             verdict = f"dropped: {cause}" if cause else sound
         if status & uapi.TP_STATUS_VLAN_VALID and self.has_link_header[place]:
             data = data[:_MACS] + _TAG.pack(protocol or uapi.ETH_P_8021Q, tag) + data[_MACS:]

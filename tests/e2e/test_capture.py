@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -110,14 +111,14 @@ def test_every_packet_is_captured_in_and_out_with_its_verdict(plant: Plant, make
     packets = packets_in(file)
     kinds = Counter((each.interface, each.direction, each.comment) for each in packets)
     assert kinds == {
-        ("in0", 1, "forwarded"): COUNT,
+        ("in0", 1, "taken"): COUNT,
         ("in0", 1, "dropped: checksum"): 1,
         ("in0", 1, "dropped: source"): 1,
         ("in0", 1, "fragment"): 1,
         ("out0", 2, "sent"): COUNT,
         ("out1", 2, "sent"): COUNT,
     }
-    sound = [each for each in packets if each.comment in ("forwarded", "sent")]
+    sound = [each for each in packets if each.comment in ("taken", "sent")]
     assert len({each.udp[8:] for each in sound}) == COUNT
     times = [each.seconds for each in packets]
     assert times == sorted(times)
@@ -156,8 +157,13 @@ def test_a_terminal_gets_lines_and_a_program_json(plant: Plant, make_mcr: MakeMc
     assert [(each["interface"], each["direction"], each["destination"]) for each in packets] == [
         ("in0", "in", "239.1.1.1:5000")
     ] * 3
-    assert {(each["payload"], each["verdict"]) for each in packets} == {(1316, "forwarded")}
+    assert {(each["payload"], each["verdict"]) for each in packets} == {(1316, "taken")}
     assert done.stderr == "3 packets in, 0 out, 0 lost by the capture\n"
+    plant.relay.run(["ip", "link", "set", "out1", "down"])
+    done = mcr.ctl("capture", "tv", "--side", "in", "--count", "3")
+    assert {line.rpartition(", ")[2] for line in done.stdout.splitlines()} == {"taken"}
+    counts = r"3 packets in, .*\n[\d,]+ errors? of its outputs meanwhile; which, and why: mcrctl stats tv\n"
+    assert re.fullmatch(counts, done.stderr)
     sender.stop()
 
 

@@ -139,7 +139,7 @@ def test_a_loop_over_another_relay_is_damped_until_it_ends(lab: Lab, make_mcr: M
             assert wait_until(lambda: f"rule ring: what it {NAMED}" in left.log(), "the loop is noticed", 20)
             wait_until(lambda: returned(left), "it is refused", 30)
             expect_each_once(receiver, sent)
-            assert captured(ring.left, left) == {"198.18.0.1": {"forwarded"}, "198.18.0.3": {"dropped: returned"}}
+            assert captured(ring.left, left) == {"198.18.0.1": {"taken"}, "198.18.0.3": {"dropped: returned"}}
             for command in (["why", "ring"], ["doctor"]):
                 told = loop(left, *command)
                 assert told.startswith(f"fault: what rule ring {NAMED}")

@@ -15,7 +15,7 @@ from scapy.packet import Packet, Raw
 from api_actors import Actors, call
 from fake_daemon import VIEW, Daemon, Run
 from mcr._native import ffi
-from mcr.cli.capture import _Refused
+from mcr.cli.capture import _Refused, _tell_errors
 from mcr.cli.session import Session
 from mcr.config.settings import Settings
 from mcr.control.methods import Api
@@ -37,9 +37,9 @@ AUXILIARY = {
     ("packet", "verdict"),
     [
         (IP(src=str(SOURCE), dst="239.1.1.1") / UDP_PART, "dropped: returned"),
-        (IP(src=str(OTHER), dst="239.1.1.1") / UDP_PART, "forwarded"),
+        (IP(src=str(OTHER), dst="239.1.1.1") / UDP_PART, "taken"),
         (IPv6(src=str(SIX), dst="ff15::1") / UDP_PART, "dropped: returned"),
-        (IPv6(src=str(OTHER_SIX), dst="ff15::1") / UDP_PART, "forwarded"),
+        (IPv6(src=str(OTHER_SIX), dst="ff15::1") / UDP_PART, "taken"),
         (IP(src=str(SOURCE), dst="239.1.1.1", flags="MF") / UDP_PART, "dropped: returned"),
         (IP(src=str(SOURCE), dst="239.1.1.1") / UDP(sport=7, dport=5000, chksum=1) / b"abc", "dropped: checksum"),
     ],
@@ -115,6 +115,32 @@ def test_nobody_waits_for_an_mcrd_that_hangs(daemon: Daemon, monkeypatch: pytest
         assert refused() == {SOURCE}
     assert not answered.is_set()
     answered.set()
+
+
+@pytest.mark.parametrize(("errors", "said"), [(5, "3 errors of its outputs meanwhile"), (3, "1 error of"), (2, "")])
+def test_the_end_says_what_was_taken_and_not_sent(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], errors: int, said: str
+) -> None:
+    """`taken` promises nothing of outputs: an output that is down, or the TTL of a packet, is an error of the rule."""
+    daemon.results["stats"] = {"rules": [{"errors": errors}]}
+    _tell_errors(Session(), "a rule", 2)
+    told = capsys.readouterr().err
+    assert told.startswith(said)
+    assert told.endswith("which, and why: mcrctl stats 'a rule'\n" if said else "")
+    assert daemon.calls == [("stats", {"rule": "a rule"})]
+
+
+def test_the_end_waits_for_no_mcrd_that_hangs_or_is_gone(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.failure = McrError("mcrd is gone")
+    _tell_errors(Session(), "tv", 0)
+    answered = threading.Event()
+    monkeypatch.setattr(Daemon, "call", lambda *_: answered.wait(60))
+    monkeypatch.setattr("mcr.cli.capture._ANSWERS_WITHIN", 0)
+    _tell_errors(Session(), "tv", 0)
+    answered.set()
+    assert capsys.readouterr().err == ""
 
 
 async def test_list_names_them_of_the_rules_that_have_some() -> None:

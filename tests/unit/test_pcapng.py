@@ -47,7 +47,7 @@ def read(file: io.BytesIO) -> list[Any]:
 
 def test_a_packet_has_its_interface_time_direction_and_comment() -> None:
     frame = bytes(Ether(dst="01:00:5e:01:01:01") / IP(dst="239.1.1.1") / UDP(dport=5000) / Raw(b"1234567"))
-    packets = [(0, TIME, frame, INBOUND, "forwarded"), (1, TIME + 5, frame[14:], OUTBOUND, "dropped: checksum")]
+    packets = [(0, TIME, frame, INBOUND, "taken"), (1, TIME + 5, frame[14:], OUTBOUND, "dropped: checksum")]
     for (_, time, data, direction, comment), name, found in zip(
         packets, ("in0", "a longer name"), read(written(*packets)), strict=True
     ):

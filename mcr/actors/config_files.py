@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 import attrs
 import trio
 
-from mcr.config.difference import RuleDifference, difference
+from mcr.config.difference import RuleDifference, RunTimeDifference, difference
 from mcr.config.file import Configuration, ConfigurationPaths, FileFault, FileRule
 from mcr.config.paths import CONFIGURATION
 from mcr.config.table import Source
@@ -37,6 +37,9 @@ class Rules(Protocol):
     async def use(self, rules: tuple[FileRule, ...], kept: str | None = "") -> None:
         """Go by these of the files, and keep this text beside the saved ones (None: the same); or change nothing."""
 
+    async def foresee(self, rules: tuple[FileRule, ...]) -> tuple[RunTimeDifference, ...]:
+        """What becomes of rules of run time once files have these."""
+
 
 @attrs.frozen
 class TrialView:
@@ -63,6 +66,8 @@ class Application:
         differences: between the rules that are in force of the files, and those that they say now.
         restart: settings that differ, which count from the next start.
         trial: of what the files say, or said; None: there is none.
+        warnings: of the files: what may be a mistake.
+        run_time: what becomes of rules that were added at run time.
     """
 
     files: tuple[str, ...] = ()
@@ -70,6 +75,8 @@ class Application:
     differences: tuple[RuleDifference, ...] = ()
     restart: tuple[str, ...] = ()
     trial: TrialView | None = None
+    warnings: tuple[str, ...] = ()
+    run_time: tuple[RunTimeDifference, ...] = ()
 
 
 class ConfigFiles:
@@ -122,7 +129,7 @@ class ConfigFiles:
             )
         async with self._turn:  # who reads later may have read something newer, which must not be undone
             read = await self._read()
-            found = self._compare(read)
+            found = await self._compare(read)
             if not dry_run:
                 await self._apply(read, found.differences, confirm, reload=reload)
                 self._restart = found.restart
@@ -132,11 +139,13 @@ class ConfigFiles:
         # A disk that does not answer must not keep mcrd from stopping.
         return await trio.to_thread.run_sync(self._paths.read, self._configuration, abandon_on_cancel=True)
 
-    def _compare(self, read: Configuration) -> Application:
+    async def _compare(self, read: Configuration) -> Application:
         if read.faults:
-            return Application(read.files, read.faults)
+            return Application(read.files, read.faults, warnings=read.warnings)
         differences = difference(self._in_force, _rules_of(read))
-        return Application(read.files, (), differences, _differing(self._configuration.settings, read.settings))
+        run_time = await self._rules.foresee(read.rules) if differences else ()
+        restart = _differing(self._configuration.settings, read.settings)
+        return Application(read.files, (), differences, restart, warnings=read.warnings, run_time=run_time)
 
     async def _apply(
         self, read: Configuration, differences: tuple[RuleDifference, ...], confirm: int | None, *, reload: bool
@@ -201,6 +210,8 @@ class ConfigFiles:
             return
         except McrError:  # the log has it
             return
+        for warning in done.warnings:
+            log.warning("%s", warning)
         if done.restart:
             log.warning("settings of configuration files that count from the next start: %s", ", ".join(done.restart))
 
@@ -290,6 +301,7 @@ class ConfigFiles:
         if self._restart:
             what = f"Settings in the configuration files count from the next start: {', '.join(self._restart)}"
             found.append(Finding("config_settings", Verdict.ADVICE, what, "mcrctl settings", "restart mcrd"))
+        found += map(_judge_directory, self._configuration.warnings)
         if self._trial:
             found.append(_judge_trial(self._trial, self._clock()))
         return tuple(found) or (self._files_finding(),)
@@ -325,6 +337,11 @@ def _view(trial: Trial | None, now: Moment) -> TrialView | None:
     if trial.taken_back:
         return TrialView("taken_back", trial.deadline(now), 0.0)
     return TrialView("waiting", trial.deadline(now), round(trial.left(now), 1))
+
+
+def _judge_directory(warning: str) -> Finding:
+    what = "A directory of configuration files has none that is read"
+    return Finding("config_directory", Verdict.ADVICE, what, warning, "name them *.toml; then: mcrctl config apply")
 
 
 def _judge_trial(trial: Trial, now: Moment) -> Finding:

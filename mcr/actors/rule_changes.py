@@ -24,7 +24,7 @@ from mcr.rules.change_log import fields_of, log_aside, log_draft
 from mcr.rules.conditions import Standing
 from mcr.rules.destinations import Destinations
 from mcr.rules.drafts import Draft, Drafts, put_together, take_together, with_inputs_kept, with_real_names
-from mcr.rules.file_rules import FileRules, Precedence, Yielding
+from mcr.rules.file_rules import FileRules, Precedence
 from mcr.rules.rule_table import Drop, Keep, Put
 from mcr.rules.store import RuleFile
 
@@ -161,6 +161,8 @@ class RuleSet:
         self._catalog = Catalog()
         self._precedence = Precedence()
         self._drafts = Drafts(self._catalog, self._precedence)
+        self.yielding = self._precedence.yielding  # see there
+        self.foresee = partial(self._precedence.foresee, self._catalog)
         self._applying = trio.Lock()
         self._not_renewed = StandingReason()
 
@@ -244,10 +246,6 @@ class RuleSet:
                 log.notice("rule %s can be used now", rule.label, **fields_of(rule))
         self._catalog.mark(self._precedence.files)
         return any(rule not in self._precedence.unusable for rule in some)
-
-    def yielding(self) -> tuple[Yielding, ...]:
-        """Rules of run time that give way to others of files."""
-        return self._precedence.yielding()
 
     # Changes.
 

@@ -15,6 +15,7 @@ from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.rule_changes import RuleSet, make_changes
 from mcr.actors.rule_requests import Add, Applied, Change, Edit, Hold, Remove, TryAgain, Use
 from mcr.actors.worker_supervisor import WorkerSupervisor
+from mcr.config.difference import RunTimeDifference
 from mcr.config.file import FileRule
 from mcr.errors import ShuttingDown
 from mcr.logs.logger import get_logger
@@ -26,7 +27,7 @@ from mcr.net.network import Network
 from mcr.rules.advice import advice
 from mcr.rules.catalog import MANY, Entry
 from mcr.rules.conditions import Standing, judge
-from mcr.rules.file_rules import Yielding
+from mcr.rules.file_rules import FileRules, Yielding
 from mcr.rules.hop_cache import HopCache, find_silent
 from mcr.rules.host_log import HostLog
 from mcr.rules.store import RuleFile
@@ -56,7 +57,13 @@ class _Yielding:
     reply: Reply[tuple[Yielding, ...]]
 
 
-_Command = _List | _Yielding
+@attrs.frozen
+class _Foresee:
+    rules: tuple[FileRule, ...]
+    reply: Reply[tuple[RunTimeDifference, ...]]
+
+
+_Command = _List | _Yielding | _Foresee
 
 
 @attrs.frozen
@@ -174,6 +181,10 @@ class RuleStore:
     async def yielding(self) -> tuple[Yielding, ...]:
         """Rules of run time that are not used, as they give way to others of files."""
         return await ask(self._inbox, _Yielding)
+
+    async def foresee(self, rules: tuple[FileRule, ...]) -> tuple[RunTimeDifference, ...]:
+        """What becomes of rules of run time once configuration files have these."""
+        return await ask(self._inbox, lambda reply: _Foresee(rules, reply))
 
     async def find(self, rule: str) -> RuleView:
         """One rule, by its id or its name.
@@ -329,5 +340,8 @@ async def _serve(state: RuleSet, receive: trio.MemoryReceiveChannel[_Command]) -
             case _Yielding(reply):
                 with reply:
                     reply.resolve(state.yielding())
+            case _Foresee(rules, foreseen):
+                with foreseen:
+                    foreseen.resolve(state.foresee(FileRules(rules)))
             case _:
                 assert_never(command)

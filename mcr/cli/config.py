@@ -6,7 +6,7 @@ Import-light: what reads files is imported by the commands that read one.
 import os
 import sys
 from collections.abc import Iterable, Sized
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -69,14 +69,20 @@ def _summary(configuration: "Configuration") -> dict[str, Any]:
         "settings": len(configuration.settings),
         "rules": len(configuration.rules),
         "faults": plain_faults(configuration.faults),
+        "warnings": list(configuration.warnings),
     }
 
 
 def _check_view(summary: dict[str, Any], _width: int | None) -> str:
-    if not summary["faults"]:
+    lines = _fault_lines(summary["faults"])
+    if not lines:
         files, settings, rules = len(summary["files"]), summary["settings"], summary["rules"]
-        return f"No fault: {counted(files, 'file')}, {counted(settings, 'setting')}, {counted(rules, 'rule')}"
-    return "\n".join(_fault_lines(summary["faults"]))
+        lines = [f"No fault: {counted(files, 'file')}, {counted(settings, 'setting')}, {counted(rules, 'rule')}"]
+    return "\n".join([*lines, *_warning_lines(summary)])
+
+
+def _warning_lines(read: dict[str, Any]) -> list[str]:
+    return [f"warning: {each}" for each in read.get("warnings", ())]
 
 
 def _fault_lines(faults: Iterable[dict[str, Any]]) -> list[str]:
@@ -216,14 +222,21 @@ def _end(session: Session, found: dict[str, Any]) -> NoReturn:
 def _differences(session: Session, files: tuple[str, ...]) -> dict[str, Any]:
     """What `config.diff` of mcrd gives, for other files."""
     from mcr.config.difference import difference  # noqa: PLC0415 - slow to import
+    from mcr.rules.file_rules import FileRules, displaced  # noqa: PLC0415
 
     configuration = _read(files)
-    used = _rules_of(session, [rule for rule in _ask(session, "list") if rule.get("origin") == "file"])
-    found = () if configuration.faults else difference(used, (each.rule for each in configuration.rules))
+    views = _ask(session, "list")
+    in_files = _rules_of(session, [rule for rule in views if rule.get("origin") == "file"])
+    others = _rules_of(session, [rule for rule in views if rule.get("origin") != "file"])
+    sound = not configuration.faults
+    found = difference(in_files, (each.rule for each in configuration.rules)) if sound else ()
+    run_time = displaced(others, FileRules(configuration.rules)) if sound else ()
     return {
         "files": list(configuration.files),
         "faults": plain_faults(configuration.faults),
+        "warnings": list(configuration.warnings),
         "differences": [each.json for each in found],
+        "run_time": [each.json for each in run_time],
         "restart": [],
         "trial": None,
     }
@@ -233,11 +246,12 @@ def _differences_view(found: dict[str, Any], _width: int | None) -> str:
     if found["faults"]:
         return "\n".join(_fault_lines(found["faults"]))
     lines = [line for each in found["differences"] for line in _difference_lines(each)]
+    lines += map(_run_time_line, found.get("run_time", ()))
     if found["restart"]:
         lines.append(f"settings that count from the next start of mcrd: {', '.join(found['restart'])}")
     if not lines:
         lines = [f"Nothing differs: {counted(len(found['files']), 'file')}"]
-    return "\n".join([*lines, *_trial_lines(found.get("trial"))])
+    return "\n".join([*lines, *_warning_lines(found), *_trial_lines(found.get("trial"))])
 
 
 def _trial_lines(trial: dict[str, Any] | None) -> list[str]:
@@ -265,6 +279,22 @@ def _difference_lines(difference: dict[str, Any]) -> list[str]:
     lines += [f"    - {each}" for each in before["outputs"] if each not in after["outputs"]]
     lines += [f"    + {each}" for each in after["outputs"] if each not in before["outputs"]]
     return lines if len(lines) > 1 else [head, "    its outputs in another order"]
+
+
+def _run_time_line(change: dict[str, Any]) -> str:
+    """What becomes of a rule that was added at run time."""
+    rule = change["rule"]
+    mark, becomes = _OF_RUN_TIME[change["change"]]
+    name = f" {rule['name']}" if rule.get("name") else ""
+    what = f"{_shown(rule['input'])} to {', '.join(rule['outputs'])}"
+    return f"{mark} {change['rule_id']}{name} (run time): {what}: {becomes.format(change['rival'])}"
+
+
+_OF_RUN_TIME: Final = {
+    "displaced": ("-", "not used any more, in favour of the files' rule {}; it stays saved"),
+    "moved": ("=", "it stands in the files now, and goes on; it stays saved, too"),
+    "restored": ("+", "used again, as it is saved, and the files have no such rule any more"),
+}
 
 
 def _shown(part: Any) -> str:

@@ -130,6 +130,8 @@ def supervisor(context: click.Context, /, config_paths: tuple[str, ...], *, take
     settings = settings_from(given)
     ignore_write_errors()
     setup_logging("json" if settings.log_format == "json" else "text", settings.levels)
+    for warning in configuration.warnings:
+        log.warning("%s", warning)
     if not (config_paths or configuration.files) and ConfigurationPaths(CONFIGURATION, must_exist=False).are_there():
         log.notice(
             "%s are not read: they are for the mcrd whose control socket is %s; to have this one read them: --config",

@@ -31,6 +31,31 @@ class RuleDifference:
         return {"rule_id": self.rule_id, "change": self.change, "before": before, "after": after}
 
 
+@attrs.frozen
+class RunTimeDifference:
+    """What becomes of a rule that was added at run time when files say something else.
+
+    Attributes:
+        change: ``displaced``: it is not used any more, in favour of a file's; ``moved``: a file has the same;
+            ``restored``: it is used again, as no file has its like any more.
+        rival: id of the file's rule that it gives way to; None: it is used again.
+    """
+
+    rule: Rule
+    change: str
+    rival: str | None = None
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """As clients see it."""
+        return {
+            "rule_id": self.rule.rule_id,
+            "change": self.change,
+            "rival": self.rival,
+            "rule": table_of(self.rule),
+        }
+
+
 def difference(before: Iterable[Rule], after: Iterable[Rule]) -> tuple[RuleDifference, ...]:
     """What has to become of the rules before to have those after. Rules are the same if their ids are."""
     old, new = ({rule.rule_id: rule for rule in rules} for rules in (before, after))

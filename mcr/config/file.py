@@ -9,6 +9,7 @@ Rules of the module:
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final
@@ -67,6 +68,7 @@ class Configuration:
         files: that were read, in their order.
         settings: by their names, as text.
         faults: in the order of files and lines. If there are any, the rest is not all that the files say.
+        warnings: what may be a mistake, and is no fault.
         blocks: rules by their texts, for the next reading.
     """
 
@@ -74,6 +76,7 @@ class Configuration:
     settings: Mapping[str, str] = attrs.field(factory=dict)
     rules: tuple[FileRule, ...] = ()
     faults: tuple[FileFault, ...] = ()
+    warnings: tuple[str, ...] = ()
     blocks: Mapping[str, Rule] = attrs.field(factory=dict, eq=False, repr=False)
 
 
@@ -94,7 +97,16 @@ class ConfigurationPaths:
 
     def read(self, before: Configuration | None = None) -> Configuration:
         """Read what is there. It takes less time if most of it is as it was `before`."""
-        return read_configuration(self._there(), before.blocks if before else {})
+        read = read_configuration(self._there(), before.blocks if before else {})
+        return attrs.evolve(read, warnings=tuple(self._warnings()))
+
+    def _warnings(self) -> Iterator[str]:
+        """Directories that no file is read of. That the package's holds nothing is as it should be."""
+        for path in self.paths:
+            with suppress(OSError):  # which is a fault
+                there = _names_in(path)
+                if there is not None and not _to_be_read(there) and (there or self.must_exist):
+                    yield f"no file in {path} ends with {_SUFFIX}"
 
     def _there(self) -> list[str]:
         return [path for path in self.paths if self.must_exist or _is_there(path)]
@@ -165,17 +177,26 @@ def _files(paths: Sequence[str], faults: list[FileFault]) -> Iterator[str]:
     seen: set[str] = set()
     for path in paths:
         try:
-            inside = sorted(os.listdir(path)) if os.path.isdir(path) else None  # noqa: PTH112, PTH208
+            inside = _names_in(path)
         except OSError as error:
             faults.append(_unreadable(path, error))
             continue
-        # A name with a dot in front is an editor's.
-        names = [each for each in inside or () if each.endswith(_SUFFIX) and not each.startswith(".")]
+        names = _to_be_read(inside or ())
         for file in [path] if inside is None else [os.path.join(path, name) for name in names]:  # noqa: PTH118
             real = os.path.realpath(file)
             if real not in seen:
                 seen.add(real)
                 yield file
+
+
+def _names_in(path: str) -> list[str] | None:
+    """What is in a directory, in order; None: it is none."""
+    return sorted(os.listdir(path)) if os.path.isdir(path) else None  # noqa: PTH112, PTH208
+
+
+def _to_be_read(names: Iterable[str]) -> list[str]:
+    # A name with a dot in front is an editor's.
+    return [each for each in names if each.endswith(_SUFFIX) and not each.startswith(".")]
 
 
 def _read(path: str, faults: list[FileFault]) -> str | None:

@@ -20,7 +20,7 @@ from cattrs import IterableValidationNote
 from cattrs.fns import identity
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from mcr.config.difference import RuleDifference
+from mcr.config.difference import RuleDifference, RunTimeDifference
 from mcr.errors import MAX_FAULTS, InvalidParams, LimitReached, McrError, describe_errno, together
 from mcr.model.flow import Address, Input, parse_address
 from mcr.model.health import Health
@@ -268,7 +268,8 @@ _converter.register_unstructure_hook(OutputStats, _unstructure_output)
 for _endpoint_class in (Input, OutputView):
     _converter.register_unstructure_hook(_endpoint_class, _only_what_is_asked_for(_endpoint_class))
 _converter.register_unstructure_hook(Health, str)
-_converter.register_unstructure_hook(RuleDifference, lambda difference: difference.json)
+for _difference in (RuleDifference, RunTimeDifference):
+    _converter.register_unstructure_hook(_difference, lambda difference: difference.json)
 
 
 def _check_outputs(rules: object) -> None:

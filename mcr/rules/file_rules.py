@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import attrs
 
+from mcr.config.difference import RunTimeDifference
 from mcr.config.file import FileRule
 from mcr.errors import LimitReached, RuleExists, RuleInFile
 from mcr.model.rule import Rule
@@ -108,6 +109,14 @@ class Yielding:
     forgetting: str
 
 
+def displaced(used: Iterable[Rule], files: FileRules) -> Iterator[RunTimeDifference]:
+    """What becomes of rules of run time that are used, once these are the rules of files."""
+    for rule in used:
+        if rival := files.rival(rule):
+            change = "moved" if rival.rule == rule else "displaced"
+            yield RunTimeDifference(rule, change, rival.rule.rule_id)
+
+
 @attrs.frozen
 class Exchange:
     """What becomes of the rules that are used when the files say something else.
@@ -200,6 +209,14 @@ class Precedence:
             if target != stated:
                 changed.append(attrs.evolve(target, input=rule.input))
         return Exchange(tuple(wanted.values()), tuple(removed), tuple(changed), aside)
+
+    def foresee(self, entries: Iterable[Entry], files: FileRules) -> tuple[RunTimeDifference, ...]:
+        """What becomes of rules of run time, once these are the rules of files."""
+        restored = (rule for rule in self.aside if not (files.rival(rule) or self._is_unusable(rule)))
+        return (
+            *displaced((entry.rule for entry in entries if not entry.from_file), files),
+            *(RunTimeDifference(rule, "restored") for rule in restored),
+        )
 
     def take_aside(self, selection: Selection) -> tuple[tuple[Rule, ...], Selection]:
         """Those of the selected rules that give way, and what else is selected.

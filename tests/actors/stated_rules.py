@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from mcr.config.difference import RunTimeDifference
 from mcr.config.file import FileRule
 from mcr.errors import McrError
 
@@ -28,6 +29,10 @@ class Rules:
             raise self.error
         self.used.append([each.rule.name for each in rules])
         self.kept = self.kept if kept is None else kept
+
+    async def foresee(self, rules: tuple[FileRule, ...]) -> tuple[RunTimeDifference, ...]:
+        await trio.lowlevel.checkpoint()
+        return tuple(RunTimeDifference(each.rule, "moved", each.rule.rule_id) for each in rules[:1])
 
 
 @pytest.fixture

@@ -42,6 +42,30 @@ async def test_what_differs_is_told_and_used(files: ConfigFiles, path: Path, rul
     assert (await files.apply()).differences == ()
 
 
+async def test_what_becomes_of_rules_of_run_time_is_told_before(files: ConfigFiles, path: Path) -> None:
+    assert (await files.apply(dry_run=True)).run_time == ()  # nothing differs
+    path.write_text(RULE.format(name="b", port=1))
+    told = (await files.apply(dry_run=True)).run_time
+    assert [(each.rule.name, each.change) for each in told] == [("b", "moved")]
+    assert (await files.apply()).run_time == told
+
+
+async def test_a_directory_of_which_nothing_is_read_is_advice(
+    tmp_path: Path, rules: Rules, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = ConfigurationPaths((str(tmp_path),))
+    files = ConfigFiles(paths, paths.read(), rules)
+    warning = f"no file in {tmp_path} ends with .toml"
+    (finding,) = files.findings()
+    assert (finding.verdict, finding.evidence) == (Verdict.ADVICE, warning)
+    assert (await files.apply()).warnings == (warning,)
+    await files.reload()
+    assert caplog.messages == [warning]
+    (tmp_path / "a.toml").write_text(RULE.format(name="a", port=1))
+    await files.reload()
+    assert [each.verdict for each in files.findings()] == [Verdict.OK]
+
+
 def is_well(files: ConfigFiles) -> bool:
     """Nothing is found but which files there are."""
     (finding,) = files.findings()

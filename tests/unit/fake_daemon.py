@@ -99,7 +99,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*args: str) -> tuple[int, str, list[str]]:
         monkeypatch.setattr(sys, "argv", ["mcrctl", *args])
-        status = requests.chosen(args)()
+        try:
+            status = requests.chosen(args)()
+        except SystemExit as ended:  # a verdict
+            status = int(ended.code or 0)
         captured = capsys.readouterr()
         return status, captured.out, captured.err.splitlines()
 

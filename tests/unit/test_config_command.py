@@ -81,6 +81,23 @@ def test_without_a_file_those_of_the_service_are_checked(
     assert (status, errors[0]) == (2, f"Error: There is neither {tmp_path}/no nor {tmp_path}")
 
 
+def test_a_directory_of_which_nothing_is_read_is_told(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was named; the service's only if it holds something, as it is empty at first."""
+    warning = f"warning: no file in {tmp_path} ends with .toml\n"
+    none = "No fault: 0 files, 0 settings, 0 rules\n"
+    assert run("config", "check", str(tmp_path)) == (0, none + warning, [])
+    monkeypatch.setattr("mcr.cli.config.CONFIGURATION", (str(tmp_path),))
+    assert run("config", "check") == (0, none, [])
+    for name in ("sport.conf", ".a.toml"):
+        (tmp_path / name).touch()
+    assert run("config", "check") == (0, none + warning, [])
+    assert json.loads(run("config", "check", "--json")[1])["warnings"] == [f"no file in {tmp_path} ends with .toml"]
+    (tmp_path / "sport.toml").touch()
+    assert run("config", "check") == (0, none.replace("0 files", "1 file"), [])
+
+
 def test_checking_imports_nothing_that_the_daemon_needs(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(toml_of([rule_of(VIEW)]))
     code = "import sys; from mcr.cli import failure, mcrctl; sys.argv = ['mcrctl', 'config', 'check', sys.argv[1]]; "
@@ -203,6 +220,38 @@ def test_a_daemon_of_another_make_is_no_traceback(run: Any, daemon: Any) -> None
     status, _, errors = run("config", "export")
     assert status == 1
     assert "does not answer as this mcrctl expects" in errors[0]
+
+
+RUN_TIME = VIEW | {"origin": "runtime"}
+
+
+@pytest.mark.parametrize(
+    ("port", "told"),
+    [
+        (5001, "= {}: it stands in the files now, and goes on; it stays saved, too"),
+        (5002, "- {}: not used any more, in favour of the files' rule dcfca9531161; it stays saved"),
+    ],
+    ids=["moved", "displaced"],
+)
+def test_what_becomes_of_a_rule_of_run_time_is_told(
+    run: Any, daemon: Any, tmp_path: Path, port: int, told: str
+) -> None:
+    """By mcrd for its own files, and by mcrctl for another."""
+    daemon.results["list"] = [RUN_TIME]
+    (tmp_path / "a.toml").write_text(toml_of([rule_of(VIEW)]).replace("5001", str(port)))
+
+    status, out, _ = run("config", "diff", str(tmp_path))
+    assert status == 1
+    assert out.splitlines() == [
+        f"+ dcfca9531161 cam: 239.1.1.1:5000 on eth0 to 239.2.2.2:{port}:eth1",
+        told.format("dcfca9531161 cam (run time): 239.1.1.1:5000 on eth0 to 239.2.2.2:5001:eth1"),
+    ]
+    differs = json.loads(run("config", "diff", str(tmp_path), "--json")[1])
+    daemon.results["config.apply"] = APPLIED | {key: differs[key] for key in ("differences", "run_time")}
+    assert run("config", "apply")[1] == out
+    back = differs["run_time"][0] | {"change": "restored", "rival": None}
+    daemon.results["config.apply"] = APPLIED | {"run_time": [back]}
+    assert run("config", "apply")[1].startswith("+ dcfca9531161 cam (run time): 239.1.1.1:5000 on eth0 to ")
 
 
 # Apply, and confirm.

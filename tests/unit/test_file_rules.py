@@ -57,6 +57,22 @@ def test_an_equal_rule_is_taken_over_without_a_change_and_given_back() -> None:
     assert precedence.plan([entry(same, from_file=True)], in_files()) == Exchange((), (), (), ())
 
 
+def foreseen(precedence: Precedence, used: list[Entry], files: FileRules) -> list[tuple[str, str, str | None]]:
+    return [(each.rule.rule_id, each.change, each.rival) for each in precedence.foresee(used, files)]
+
+
+def test_what_becomes_of_rules_of_run_time_is_known_before() -> None:
+    """That one is not used any more, goes on by a file, or is used again; of the others nothing is said."""
+    precedence, files = Precedence(), in_files(rule("a", 1, "n"), rule("b", 2), rule("f", 4))
+    used = [entry(rule("x", 1)), entry(rule("b", 2)), entry(rule("c", 3)), entry(rule("f", 4), from_file=True)]
+    assert foreseen(precedence, used, files) == [("x", "displaced", "a"), ("b", "moved", "b")]
+    precedence.note(files, precedence.plan(used, files).aside)
+    assert foreseen(precedence, [entry(rule("c", 3))], files) == []
+    assert foreseen(precedence, [], in_files(rule("b", 2))) == [("x", "restored", None)]
+    precedence.note_unusable(rule("x", 1), "no room")
+    assert foreseen(precedence, [], in_files(rule("b", 2))) == []
+
+
 def test_a_rule_is_changed_in_its_place_by_the_name_that_its_interface_has_in_use() -> None:
     precedence, before, now = Precedence(), rule("a", 1, "n"), rule("a", 1, "m", output=2)
     precedence.note(in_files(before), ())
@@ -176,6 +192,7 @@ def test_rules_that_give_way_are_looked_up_however_many_go_at_once() -> None:
     assert Counted.compared < 5 * many
 
 
+KINDS = ("displaced", "moved", "restored")
 SOME = st.builds(rule, st.sampled_from("abcd"), st.integers(1, 4), st.sampled_from([None, "n", "m"]), st.integers(1, 2))
 
 
@@ -198,6 +215,10 @@ def test_used_are_those_of_the_files_and_the_others_that_have_no_rival(
     for stated in readings:
         files, before = in_files(*stated), {each.rule for each in catalog}
         plan = precedence.plan(catalog, files)
+        told = {
+            kind: {each.rule for each in precedence.foresee(catalog, files) if each.change == kind} for kind in KINDS
+        }
+        of_run_time = {each.rule for each in catalog if not each.from_file}
         touched = {*plan.added, *plan.removed}
         change = catalog.plan_exchange(plan.added, plan.removed, plan.changed)
         if (change.added, change.removed, change.changed) != ((), (), ()):
@@ -205,6 +226,10 @@ def test_used_are_those_of_the_files_and_the_others_that_have_no_rival(
         precedence.note(files, plan.aside)
         catalog.mark(files)
         now = {each.rule for each in catalog}
+        used_of_run_time = {each.rule for each in catalog if not each.from_file}
+        assert told["displaced"] | told["moved"] == of_run_time - used_of_run_time
+        assert told["moved"] == of_run_time & {*stated}
+        assert told["restored"] == used_of_run_time - of_run_time
         assert now == {*stated, *(each for each in added if not files.rival(each))}
         assert {each.rule for each in catalog if each.from_file} == {*stated}
         assert touched.isdisjoint(before & now)

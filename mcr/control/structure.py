@@ -6,7 +6,7 @@ for, or a fault.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from heapq import nsmallest
 from ipaddress import IPv4Address, IPv6Address
@@ -27,7 +27,7 @@ from mcr.model.health import Health
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES, MAX_SOURCES
 from mcr.model.log import Facility, Level
 from mcr.model.output_options import Source, parse_source
-from mcr.model.plain import plain_rule
+from mcr.model.plain import Plain, plain_rules
 from mcr.model.rule import Output, OutputView, Rule, automatic_rule_id
 from mcr.model.stats import OutputStats
 from mcr.text.addresses import plain
@@ -104,11 +104,17 @@ _END = itemgetter("interface", "group", "port")
 _END_MEMBERS = 3
 
 
-def _plain_rule(value: Any) -> Rule | None:
-    """A rule that says what every rule says, perhaps an id and a name, and has no faults; None: it is another.
+def _plain_rules(values: Sequence[Any]) -> list[Rule | None]:
+    """Rules that say what every rule says, perhaps an id and a name, and have no faults; None: one is another.
 
-    Thousands are like that, and cattrs, which notes where faults may be, takes several times as long for them.
+    Thousands are like that, and cattrs, which notes where faults may be, takes many times as long for them.
     """
+    read = [*map(_read_plain, values)]
+    made = iter(plain_rules([*filter(None, read)]))
+    return [next(made) if each else None for each in read]
+
+
+def _read_plain(value: Any) -> Plain | None:
     if type(value) is not dict or not value.keys() <= _RULE_OR_MORE:
         return None
     source, outputs = value.get("input"), value.get("outputs")
@@ -118,10 +124,9 @@ def _plain_rule(value: Any) -> Rule | None:
     try:
         if {*map(len, ends)} != {_END_MEMBERS}:
             return None
-        read = [*map(_END, ends)]
+        return [*map(_END, ends)], value.get("rule_id"), value.get("name")
     except (KeyError, TypeError):  # one is no object
         return None
-    return plain_rule(read, value.get("rule_id"), value.get("name"))
 
 
 def check_rules(rules: list[Any]) -> tuple[Rule, ...]:
@@ -199,10 +204,11 @@ def _structure_tuple(cls: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
 
 def _structure_each(items: list[Any], item_type: type, structure: Callable[[Any, Any], Any]) -> list[Any]:
     """Structure until there are more faults than an error names."""
-    structured, faults = [], []
-    for index, item in enumerate(items):
+    structured: list[Any] = _plain_rules(items) if item_type is Rule else [None] * len(items)
+    faults: list[Exception] = []
+    for index in [index for index, known in enumerate(structured) if known is None]:
         try:
-            structured.append(structure(item, item_type))
+            structured[index] = structure(items[index], item_type)
         except Exception as fault:  # noqa: BLE001 - `_faults` raises what is none
             fault.add_note(IterableValidationNote(f"item {index}", index, item_type))
             faults.append(fault)
@@ -261,9 +267,7 @@ _converter.register_structure_hook(int | str | None, _structure_number_or_word)
 _converter.register_structure_hook(Input, _structure_endpoint(Input, "input group"))
 _converter.register_structure_hook(Output, _structure_endpoint(Output, "output group"))
 _structure_rule = _converter.get_structure_hook(RuleParams)
-_converter.register_structure_hook(
-    Rule, lambda value, _: _plain_rule(value) or _structure_rule(value, RuleParams).rule()
-)
+_converter.register_structure_hook(Rule, lambda value, _: _structure_rule(value, RuleParams).rule())
 _converter.register_unstructure_hook(OutputStats, _unstructure_output)
 for _endpoint_class in (Input, OutputView):
     _converter.register_unstructure_hook(_endpoint_class, _only_what_is_asked_for(_endpoint_class))
@@ -276,8 +280,8 @@ def _check_outputs(rules: object) -> None:
     """Refuse more outputs than a relay has before anything is made of them."""
     if not isinstance(rules, list) or len(rules) > MAX_RULES:  # which is refused next
         return
-    outputs = (rule.get("outputs") for rule in rules if isinstance(rule, dict))
-    total = sum(len(each) for each in outputs if isinstance(each, list))
+    outputs = [rule.get("outputs") for rule in rules if isinstance(rule, dict)]
+    total = sum([len(each) for each in outputs if isinstance(each, list)])
     if total > MAX_OUTPUTS:
         raise LimitReached(f"{total:,} outputs are too many", f"a relay holds at most {MAX_OUTPUTS:,} outputs")
 

@@ -16,6 +16,7 @@ import attrs
 
 from mcr._native import ffi, lib
 from mcr.errors import check_result
+from mcr.model.address import RuleAddress
 from mcr.model.flow import Address
 from mcr.model.limits import MAX_TRAIN
 from mcr.net import uapi
@@ -137,5 +138,5 @@ def find_sources(
     if result == -errno.EOPNOTSUPP:
         return (None,) * len(destinations)
     check_result(result)
-    sources = {each: IPv4Address(each.to_bytes(4, sys.byteorder)) if each else None for each in {*found}}
+    sources = {each: RuleAddress(each.to_bytes(4, sys.byteorder)) if each else None for each in {*found}}
     return tuple(sources[each] for each in found)

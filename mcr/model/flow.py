@@ -13,7 +13,7 @@ from mcr.errors import InvalidParams
 from mcr.model.address import RuleAddress
 from mcr.model.limits import MAX_FLOWS, MAX_SOURCES
 from mcr.model.span import Span, check_span
-from mcr.text.addresses import groups_text, span_text, with_port
+from mcr.text.addresses import bracketed, groups_text, span_text, with_port
 
 Address = IPv4Address | IPv6Address
 
@@ -253,9 +253,9 @@ class Input:
             )
 
     def __str__(self) -> str:
-        if self.is_range or self.vlan is not None or self.sources:
-            return f"{self.where} on {self.interface}{self.in_vlan}{self.whence}"
-        return f"{with_port(self.group, self.port)} on {self.interface}"
+        if self.prefix is None and self.last_port is None and self.vlan is None and not self.sources:  # as thousands do
+            return f"{bracketed(self.group)}:{self.port} on {self.interface}"
+        return f"{self.where} on {self.interface}{self.in_vlan}{self.whence}"
 
     @property
     def in_vlan(self) -> str:

@@ -1,9 +1,11 @@
 """Commands to workers: placed rules, captures and egress sockets as records."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from socket import AF_INET6
 
 from mcr._native import lib
+from mcr.model.columns import in_pieces
 from mcr.model.flow import IPV4, Address
 from mcr.model.limits import DEFAULT_TRAIN
 from mcr.model.rule import Output
@@ -14,7 +16,10 @@ from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import Key, OutputSlot, PlacedRule, Way
 from mcr.shm import records
+from mcr.shm.flows import flow_bytes
 from mcr.shm.records import Command, OutputPlace
+
+_PIECE = 500  # rules that are packed together, so that others have their turn
 
 
 def attach_capture(capture: Capture) -> Command:
@@ -85,13 +90,60 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
     )
 
 
+def is_plain(placed: PlacedRule) -> bool:
+    """Whether it takes one flow, and all of its outputs are groups of IPv4 on the link, without options."""
+    source = placed.rule.input
+    if source.is_range or source.sources or any(placed.neighbours):
+        return False
+    for output in placed.rule.outputs:
+        if not (output.is_plain and output.group.is_multicast and output.group.version == IPV4):
+            return False
+    return True
+
+
+def attach_plain(
+    those: Sequence[PlacedRule], captures: Mapping[str, int], egress: Mapping[str, tuple[int, bool]]
+) -> list[Command]:
+    """As `attach_rule`, for thousands of rules that are plain.
+
+    Args:
+        those: the rules.
+        captures: slots of what they read from, by the interface's name.
+        egress: slots of what they leave by, likewise, and whether that has carrier.
+    """
+    made = list[Command]()
+    for some in in_pieces(those, _PIECE):
+        made += _attach_plain(some, captures, egress)
+    return made
+
+
+def _attach_plain(
+    those: Sequence[PlacedRule], captures: Mapping[str, int], egress: Mapping[str, tuple[int, bool]]
+) -> list[Command]:
+    sources = [placed.rule.input for placed in those]
+    sent = [*chain.from_iterable([placed.rule.outputs for placed in those])]
+    ways = chain.from_iterable([placed.ways for placed in those])
+    outputs = records.plain_outputs(
+        [*chain.from_iterable([placed.outputs for placed in those])],
+        [egress[each.interface] for each in sent],
+        [(each.group.packed, each.port) for each in sent],
+        [way.source.packed if way and not way.hop else b"" for way in ways],
+    )
+    return records.plain_rules_put(
+        [(placed.slot, placed.tag) for placed in those],
+        [flow_bytes(each.flows[0], captures[each.interface]) for each in sources],
+        [each.port for each in sources],
+        [[*islice(outputs, len(placed.outputs))] for placed in those],
+    )
+
+
 def _place(
     output: Output, place: OutputSlot, leaves_by: int, leads: tuple[Way | None, Key | None], *, carrier: bool
 ) -> OutputPlace | bytes:
     group, is_plain, (way, neighbour) = output.group, output.is_plain, leads
     if is_plain and neighbour is None and group.is_multicast and group.version == IPV4:  # as thousands are
         source = way.source.packed if way and not way.hop else b""
-        return records.plain_output(place, leaves_by, (group.packed, output.port), source, carrier=carrier)
+        return next(records.plain_outputs([place], [(leaves_by, carrier)], [(group.packed, output.port)], [source]))
     raw_source, ttl = _raw_source(output, way, neighbour), _ttl(output, way, neighbour)
     if is_plain:
         return OutputPlace(*place, leaves_by, group, output.port, DEFAULT_TRAIN, raw_source, carrier, ttl)

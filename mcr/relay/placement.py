@@ -1,12 +1,15 @@
 """The places of rules in shared memory: the numbers by which workers and statistics know them."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import compress, islice, repeat
+from operator import attrgetter
 from socket import socket
 from typing import NamedTuple
 
 import attrs
 
 from mcr.errors import LimitReached
+from mcr.model.columns import in_pieces, make_all, setters_of
 from mcr.model.flow import Address, Flow
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.output_options import Sockets
@@ -134,7 +137,7 @@ class Replacement:
 
 def ways_of(rule: Rule, ways: Ways) -> tuple[Way | None, ...]:
     """Those to a rule's outputs."""
-    return tuple(ways.get(way_key(output)) for output in rule.outputs)
+    return tuple([ways.get(way_key(output)) for output in rule.outputs])
 
 
 def neighbours_of(rule: Rule, neighbours: Collection[Key]) -> tuple[Key | None, ...]:
@@ -154,6 +157,27 @@ def _identity(rule: Rule) -> str:
     return f"{rule.rule_id}\0{rule.input}"
 
 
+def _output_identity(of_rule: str, output: Output) -> str:
+    if output.is_plain:
+        return f"{of_rule}\0{plain(output.group)}\0{output.port}\0{output.interface}"
+    return "\0".join((of_rule, *map(plain, output.destination)))
+
+
+def _fresh(
+    digests: Sequence[bytes], places: Sequence[Place], former: Sequence[Place | None]
+) -> tuple[Sequence[bytes], Sequence[Place]]:
+    """Those that had no place before."""
+    if not any(former):
+        return digests, places
+    fresh = [each is None for each in former]
+    return [*compress(digests, fresh)], [*compress(places, fresh)]
+
+
+_PLACED = setters_of(PlacedRule, *attrs.fields_dict(PlacedRule))
+_VLAN, _NO_VLAN = attrgetter("vlan"), {None}
+_PIECE = 500  # rules that are placed together, so that others have their turn
+
+
 class Placement:
     """All placed rules, by their ids, and the slots that they have.
 
@@ -165,14 +189,14 @@ class Placement:
         self._by_id: dict[str, PlacedRule] = {}
         self._tagged: set[str] = set()  # ids of those with outputs in VLANs
         self._ranges: dict[str, None] = {}  # ids of those that take ranges
-        self._singles = Singles()  # inputs of the others
+        self._singles: Singles | None = None  # inputs of the others, since there was a range first
         self._places = places
         self._former_rules, self._former_outputs = places.rules(), places.outputs()
         self._rule_slots = Slots(MAX_RULES, "rules", settle)
         self._rule_slots.reserve({place.slot for place in self._former_rules.values()})
         self.output_slots = Slots(MAX_OUTPUTS, "outputs", settle)
         self.output_slots.reserve({place.slot for place in self._former_outputs.values()})
-        self._rule_names: dict[int, str] = {}
+        self._rules: dict[int, Rule] = {}  # by slot
         self._sent_to: dict[int, Output] = {}
 
     def __iter__(self) -> Iterator[PlacedRule]:
@@ -190,14 +214,23 @@ class Placement:
                 f"No room for {outputs} more outputs now", "workers still use some that were removed: try again"
             )
 
-    def place(self, rule: Rule, ways: Ways, neighbours: Collection[Key]) -> PlacedRule:
-        """Give a rule its slots. There are enough: `check_room`, and `mcr.rules.catalog` admits no more rules."""
-        identity = _identity(rule)
-        slot, tag = self._place_rule(identity)
-        outputs = tuple(self._place_output(identity, output) for output in rule.outputs)
-        waits_for = neighbours_of(rule, neighbours)
-        placed = PlacedRule(rule, tag, slot, outputs, ways_of(rule, ways), waits_for)
-        self.replace(placed)
+    def place(self, rules: Sequence[Rule], ways: Ways, neighbours: Collection[Key]) -> tuple[PlacedRule, ...]:
+        """Give rules their slots. There are enough: `check_room`, and `mcr.rules.catalog` admits no more rules."""
+        placed = list[PlacedRule]()
+        for some in in_pieces(rules, _PIECE):
+            placed += self._place(some, ways, neighbours)
+        return tuple(placed)
+
+    def _place(self, rules: Sequence[Rule], ways: Ways, neighbours: Collection[Key]) -> list[PlacedRule]:
+        identities = [*map(_identity, rules)]
+        slots, tags = zip(*self._place_rules([*map(digest, identities)]), strict=True)
+        sent = [(identity, output) for identity, rule in zip(identities, rules, strict=True) for output in rule.outputs]
+        places = iter(self._place_outputs(sent))
+        outputs = [tuple(islice(places, len(rule.outputs))) for rule in rules]
+        found, awaited = [ways_of(rule, ways) for rule in rules], [neighbours_of(rule, neighbours) for rule in rules]
+        nothing: Iterable[frozenset[Flow]] = repeat(frozenset())
+        placed = make_all(PlacedRule, _PLACED, len(rules), rules, tags, slots, outputs, found, awaited, nothing)
+        self._note(placed)
         return placed
 
     def growth(self, rule: Rule) -> Rule | None:
@@ -224,7 +257,7 @@ class Placement:
         had = {output.destination: place for output, place in zip(before.rule.outputs, before.outputs, strict=True)}
         identity = _identity(rule)
         outputs = tuple(
-            had.pop(output.destination) if output.destination in had else self._place_output(identity, output)
+            had.pop(output.destination) if output.destination in had else self._place_outputs([(identity, output)])[0]
             for output in rule.outputs
         )
         waits_for = neighbours_of(rule, neighbours)
@@ -246,12 +279,15 @@ class Placement:
             Those that take more or less than before.
         """
         about = [*concerned] if self._ranges else []
+        if not about:
+            return {}
+        singles = self._singles = self._singles or Singles(placed.rule.input for placed in self)
         fresh, changed = {rule.rule_id for rule in about}, Singles(rule.input for rule in about)
         replaced = {}
-        for before in [self._by_id[each] for each in self._ranges] if about else ():
+        for before in [self._by_id[each] for each in self._ranges]:
             source, rule_id = before.rule.input, before.rule.rule_id
             is_concerned = rule_id in fresh or any(changed.inside(source))
-            if is_concerned and (taken := taken_of(source, self._singles)) != before.taken:
+            if is_concerned and (taken := taken_of(source, singles)) != before.taken:
                 now = self._by_id[rule_id] = attrs.evolve(before, taken=taken)
                 replaced[rule_id] = Replacement(before, now, ())
         return replaced
@@ -261,29 +297,27 @@ class Placement:
         for each in leaving:
             self._places.drop_output(each.slot)
 
-    def _place_rule(self, identity: str) -> Place:
-        key = digest(identity)
-        place = self._former_rules.pop(key, None)
-        if place is None:
-            if self._rule_slots.taken >= MAX_RULES:
-                self.forget_former()
-            place = Place(self._rule_slots.take(), self._places.new_tag())
-            self._places.put_rule(key, place)
-        return place
+    def _place_rules(self, digests: Sequence[bytes]) -> list[Place]:
+        """Places of rules: those that another mcrd has given them, or new ones."""
+        found = [*map(self._former_rules.pop, digests, repeat(None))]
+        if (new := found.count(None)) and self._rule_slots.taken + new > MAX_RULES:
+            self.forget_former()
+        tags = self._places.new_tags(new)
+        places = [each or Place(self._rule_slots.take(), next(tags)) for each in found]
+        self._places.put_rules(*_fresh(digests, places, found))
+        return places
 
-    def _place_output(self, identity: str, output: Output) -> OutputSlot:
-        if output.is_plain:
-            key = digest(identity, plain(output.group), str(output.port), output.interface)
-        else:
-            key = digest(identity, *map(plain, output.destination))
-        former = self._former_outputs.pop(key, None)
-        if former is None:
-            if self.output_slots.taken >= MAX_OUTPUTS:
-                self.forget_former()
-            former = Place(self.output_slots.take(), self._places.new_tag())
-            self._places.put_output(key, former)
-        self._sent_to[former.slot] = output
-        return OutputSlot(*former)
+    def _place_outputs(self, sent: Sequence[tuple[str, Output]]) -> list[OutputSlot]:
+        """The same of outputs, each with what identifies its rule."""
+        digests = [digest(_output_identity(*each)) for each in sent]
+        found = [*map(self._former_outputs.pop, digests, repeat(None))]
+        if (new := found.count(None)) and self.output_slots.taken + new > MAX_OUTPUTS:
+            self.forget_former()
+        tags = self._places.new_tags(new)
+        places = [each or Place(self.output_slots.take(), next(tags)) for each in found]
+        self._places.put_outputs(*_fresh(digests, places, found))
+        self._sent_to |= zip([slot for slot, _ in places], [output for _, output in sent], strict=True)
+        return [*map(OutputSlot._make, places)]
 
     def forget_former(self) -> None:
         """Free the slots that another mcrd had placed rules in that are no more."""
@@ -297,26 +331,27 @@ class Placement:
 
     def replace(self, placed: PlacedRule) -> None:
         """Have it stand in the place of the one with its id, if there is one: in the same slots."""
-        rule = placed.rule
-        self._by_id[rule.rule_id] = placed
-        self._rule_names[placed.slot] = rule.label
-        for output in rule.outputs:
-            if output.vlan is not None:
-                self._tagged.add(rule.rule_id)
-                break
-        else:
-            self._tagged.discard(rule.rule_id)
-        self._singles.add(rule.input)
-        if rule.input.is_range:
-            self._ranges[rule.rule_id] = None
+        self._note([placed])
+
+    def _note(self, several: Sequence[PlacedRule]) -> None:
+        rules = {each.rule.rule_id: each.rule for each in several}
+        self._by_id |= zip(rules, several, strict=True)
+        self._rules |= zip([each.slot for each in several], rules.values(), strict=True)
+        self._tagged -= rules.keys()
+        self._tagged |= {each for each, rule in rules.items() if {*map(_VLAN, rule.outputs)} != _NO_VLAN}
+        self._ranges |= dict.fromkeys(each for each, rule in rules.items() if rule.input.is_range)
+        if self._singles is not None:
+            for rule in rules.values():
+                self._singles.add(rule.input)
 
     def displace(self, rule: Rule) -> PlacedRule:
         """Take a rule's slots back."""
         placed = self._by_id.pop(rule.rule_id)
         self._tagged.discard(rule.rule_id)
         self._ranges.pop(rule.rule_id, None)
-        self._singles.drop(rule.input)
-        del self._rule_names[placed.slot]
+        if self._singles is not None:
+            self._singles.drop(rule.input)
+        del self._rules[placed.slot]
         self._places.drop_rule(placed.slot)
         self._rule_slots.rest(placed.slot)
         for place in placed.outputs:
@@ -338,7 +373,8 @@ class Placement:
 
     def rule_name(self, slot: int) -> str:
         """Id and name of the rule in a rule slot."""
-        return self._rule_names.get(slot, f"{slot} (gone)")
+        rule = self._rules.get(slot)
+        return rule.label if rule else f"{slot} (gone)"
 
     def output_name(self, slot: int) -> str:
         """Destination of an output slot."""

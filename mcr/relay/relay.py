@@ -4,7 +4,8 @@ A change is prepared, which may fail and then is undone, and committed, which ca
 Calls that may wait in the kernel (opening and closing capture sockets) run in a thread.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
@@ -18,18 +19,19 @@ from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.flow import without_source
 from mcr.model.log import Facility
-from mcr.model.rule import Output, Rule, RuleChange
+from mcr.model.rule import Rule, RuleChange
 from mcr.net.filter.path import wait_for_packets
 from mcr.net.filter.tap import StreamTap
 from mcr.relay import commands, ranges
+from mcr.relay.attach import Attach
 from mcr.relay.captures import Capture
 from mcr.relay.closing import Closing
 from mcr.relay.inputs import InputInterfaces
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.lookup import find_interfaces
 from mcr.relay.neighbours import JUST_GONE, Neighbour, Neighbours, find_neighbours
-from mcr.relay.outputs import Egress, OutputInterfaces, is_away, tagless
-from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement, Way
+from mcr.relay.outputs import Egress, OutputInterfaces, tagless
+from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement
 from mcr.relay.refusals import Refusal
 from mcr.relay.routing import Routing, concerns
 from mcr.rules.conditions import Standing
@@ -123,7 +125,8 @@ class Relay:
         self.kernel.bind(lambda name: self.inputs[name].slot, *bound)
         self._placement = Placement(kept.places, wait_for_packets if kernel.path else None)
         self._closing = Closing()
-        parts = self.outputs, self._neighbours, self._placement, self.kernel, self._attach_rule
+        self._attach = Attach(self.inputs, self.outputs, self._neighbours)
+        parts = self.outputs, self._neighbours, self._placement, self.kernel, self._attach.one
         self.routing = Routing(*parts, local=self.inputs.local)
         self.names = _Names(self.inputs, self._placement)
 
@@ -216,7 +219,8 @@ class Relay:
             self._leave(placed)
         self.inputs.local.change((each.input for each in change.added), (each.input for each in change.removed))
         self.kernel.forget(removed, {*map(without_source, still), *ranges.going_on(removed, self._placement)})
-        added = tuple(self._use(self._placement.place(rule, ways, prepared.awaited)) for rule in change.added)
+        added = self._placement.place(change.added, ways, prepared.awaited)
+        self._use(added)
         changed = [self._placement.change(rule, ways, prepared.awaited) for rule in change.changed]
         added, changed = ranges.give_way(change, self._placement, added, changed)
         changes = [*chain.from_iterable(self._follow(each, change.generation) for each in changed)]
@@ -228,7 +232,7 @@ class Relay:
             *map(commands.attach_neighbour, neighbours),
             *map(commands.detach_rule, removed),
             *changes,  # before what is added, which takes from ranges, and after what is removed
-            *map(self._attach_rule, added),
+            *self._attach.all(added),
             *self._drop_unused(change.generation),
         )
         opened = tuple(each for each in prepared.captures.values() if not each.inherited)
@@ -256,26 +260,27 @@ class Relay:
             # What waits in a ring is read by the rules as they are: they follow to the new ones after that.
             *map(commands.detach_capture, old_captures),
             *(commands.attach_capture(fresh) for _, fresh in captures),
-            *(self._attach_rule(placed) for placed in self._placement if concerns(placed.rule, inputs, outputs)),
+            *(self._attach.one(placed) for placed in self._placement if concerns(placed.rule, inputs, outputs)),
             *map(commands.detach_egress, old_egress),
             *map(commands.detach_neighbour, neighbours.dropped),
         )
         self.kernel.follow(placed for placed in self._placement if concerns(placed.rule, inputs, outputs))
         return Step((), tuple(fresh for _, fresh in captures), told)
 
-    def _use(self, placed: PlacedRule) -> PlacedRule:
-        self.inputs[placed.rule.input.interface].users += 1
-        self._use_outputs(placed)
-        return placed
+    def _use(self, added: Sequence[PlacedRule]) -> None:
+        for name, count in Counter([placed.rule.input.interface for placed in added]).items():
+            self.inputs[name].users += count
+        self._use_outputs(added)
 
     def _leave(self, placed: PlacedRule) -> None:
         self.inputs.leave(placed.rule.input)
         self._leave_outputs(placed)
 
-    def _use_outputs(self, placed: PlacedRule) -> None:
-        for output in placed.rule.outputs:
-            self.outputs[output.interface].users += 1
-        self._neighbours.use(placed.neighbours)
+    def _use_outputs(self, those: Sequence[PlacedRule]) -> None:
+        sent = chain.from_iterable([placed.rule.outputs for placed in those])
+        for name, count in Counter([output.interface for output in sent]).items():
+            self.outputs[name].users += count
+        self._neighbours.use(chain.from_iterable([placed.neighbours for placed in those]))
 
     def _leave_outputs(self, placed: PlacedRule) -> None:
         for output in placed.rule.outputs:
@@ -284,8 +289,8 @@ class Relay:
 
     def _follow(self, replacement: Replacement, generation: int) -> Iterable[Command]:
         """Have a changed rule's outputs in use; what to tell workers, if it concerns them."""
-        self._use_outputs(replacement.now)
-        former, now = self._attach_rule(replacement.before), self._attach_rule(replacement.now)
+        self._use_outputs([replacement.now])
+        former, now = self._attach.one(replacement.before), self._attach.one(replacement.now)
         self._leave_outputs(replacement.before)
         self._closing.add(generation, self._placement.output_slots, replacement.leaving)
         return () if now == former else (now,)
@@ -302,13 +307,6 @@ class Relay:
             *map(commands.detach_neighbour, neighbours),
             *map(commands.detach_capture, captures),
         )
-
-    def _attach_rule(self, placed: PlacedRule) -> Command:
-        capture = self.inputs[placed.rule.input.interface].slot
-        outputs = [self.outputs[output.interface] for output in placed.rule.outputs]
-        slots = [self._neighbours.egress_slot(each) if each else None for each in placed.neighbours]
-        leave = [*map(_leaves_by, placed.rule.outputs, outputs, placed.ways, placed.neighbours, slots)]
-        return commands.attach_rule(placed, capture, [slot for slot, _ in leave], [leaves for _, leaves in leave])
 
     @property
     def lets_go(self) -> bool:
@@ -361,18 +359,6 @@ def _start_counting(captures: Iterable[Capture], kept: Kept, kernel: KernelRules
             each.start_capture(capture.slot)
         if counts := kernel.path or kernel.counters:
             counts.start_capture(capture.slot)
-
-
-def _leaves_by(
-    output: Output, egress: Egress, way: Way | None, neighbour: Key | None, slot: int | None
-) -> tuple[int, bool]:
-    """Slot of the sockets that an output leaves by, and whether it leaves at all; `slot`: the neighbour's."""
-    if neighbour and slot is None:
-        return egress.slot, False
-    if slot is None or output.vlan:  # in a VLAN its raw frames leave by the interface: the others reserve the port
-        waits = output.vlan and way is None and is_away(egress)
-        return egress.slot, egress.carrier and not waits
-    return slot, egress.carrier
 
 
 def _names_of(renewed: Iterable[tuple[object, Capture | Egress]]) -> set[str]:

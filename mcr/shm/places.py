@@ -9,6 +9,7 @@ import hashlib
 import mmap
 import os
 import struct
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, Self
 
 from mcr._native import lib
@@ -69,11 +70,11 @@ class Places:
         self._memory.close()
         os.close(self.fd)
 
-    def new_tag(self) -> int:
-        """A tag that no slot has borne."""
-        self._newest += 1
+    def new_tags(self, count: int) -> Iterator[int]:
+        """Tags that no slot has borne."""
+        first, self._newest = self._newest + 1, self._newest + count
         _TAG.pack_into(self._memory, _TAG_AT, self._newest)
-        return self._newest
+        return iter(range(first, self._newest + 1))
 
     def rules(self) -> dict[bytes, Place]:
         """Rules that have a slot."""
@@ -83,13 +84,13 @@ class Places:
         """Outputs that have one."""
         return self._read(_OUTPUTS_AT, lib.MCR_MAX_OUTPUTS)
 
-    def put_rule(self, digest: bytes, place: Place) -> None:
-        """A rule has a slot from now on."""
-        _ENTRY.pack_into(self._memory, _RULES_AT + place.slot * _ENTRY.size, digest, place.tag)
+    def put_rules(self, digests: Iterable[bytes], places: Iterable[Place]) -> None:
+        """Rules have slots from now on."""
+        self._put(_RULES_AT, digests, places)
 
-    def put_output(self, digest: bytes, place: Place) -> None:
-        """An output has a slot from now on."""
-        _ENTRY.pack_into(self._memory, _OUTPUTS_AT + place.slot * _ENTRY.size, digest, place.tag)
+    def put_outputs(self, digests: Iterable[bytes], places: Iterable[Place]) -> None:
+        """Outputs have slots from now on."""
+        self._put(_OUTPUTS_AT, digests, places)
 
     def drop_rule(self, slot: int) -> None:
         """Nobody has it any more."""
@@ -99,6 +100,11 @@ class Places:
         """Nobody has it any more."""
         _ENTRY.pack_into(self._memory, _OUTPUTS_AT + slot * _ENTRY.size, b"", 0)
 
+    def _put(self, at: int, digests: Iterable[bytes], places: Iterable[Place]) -> None:
+        put, memory, size = _ENTRY.pack_into, self._memory, _ENTRY.size
+        for key, (slot, tag) in zip(digests, places, strict=True):
+            put(memory, at + slot * size, key, tag)
+
     def _read(self, at: int, count: int) -> dict[bytes, Place]:
         newest = self._newest
         if not newest:  # nothing was ever put in
@@ -107,6 +113,6 @@ class Places:
         return {digest: Place(slot, tag) for slot, (digest, tag) in enumerate(table) if 0 < tag <= newest}
 
 
-def digest(*parts: str) -> bytes:
+def digest(identity: str) -> bytes:
     """What tells a rule, or an output, from every other."""
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest()
+    return hashlib.blake2b(identity.encode(), digest_size=16).digest()

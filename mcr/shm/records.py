@@ -4,12 +4,15 @@ import functools
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from operator import not_
 from typing import Any, NamedTuple
 
 import attrs
 
 from mcr._native import ffi, lib
+from mcr.model.columns import make_all, setters_of
 from mcr.model.flow import Address, Flow
 from mcr.model.limits import DEFAULT_TRAIN
 from mcr.model.log import Facility, Level, LogLevels
@@ -45,6 +48,9 @@ class Command:
     def _encode(self) -> bytes:
         padding = -len(self.body) % _ALIGNMENT
         return _HEAD.pack(_HEAD.size + len(self.body) + padding, self.type) + self.body + bytes(padding)
+
+
+_COMMAND = setters_of(Command, *attrs.fields_dict(Command))
 
 
 class _Layout:
@@ -91,7 +97,6 @@ _PLAIN_OUTPUT = _packer(
     ("tag", "output", "egress", "address", "source", "port", "max_train", "no_carrier", "family"),
 )
 _AF_INET = int(socket.AF_INET)
-_NOWHERE = bytes(4)  # no address
 
 
 def _body(ctype: str, **fields: Any) -> bytes:
@@ -218,7 +223,7 @@ def rule_put(
     """Forward what arrives on `capture` of these flows to `outputs`.
 
     Of a range, which may have no flows, `first_port` and the number of `groups` say the place of each. An output may
-    be what `plain_output` has made.
+    be what `plain_outputs` has made.
     """
     tail = b"".join([each if isinstance(each, bytes) else _output(each) for each in outputs])
     first, *further = [flow_bytes(flow, capture) for flow in flows] or [bytes(_FLOW_BYTES)]
@@ -228,15 +233,44 @@ def rule_put(
     return Command(lib.MCR_REC_RULE_PUT, b"".join((head, tail, *further)), slot=rule)
 
 
-def plain_output(place: tuple[int, int], egress: int, to: tuple[bytes, int], source: bytes, *, carrier: bool) -> bytes:
-    """An output of IPv4 for which nothing is asked: an `OutputPlace`, of which there may be thousands.
+def plain_rules_put(
+    places: Sequence[tuple[int, int]],
+    flows: Iterable[bytes],
+    ports: Iterable[int],
+    outputs: Sequence[Sequence[bytes]],
+) -> list[Command]:
+    """The same for rules of one flow each, all of whose outputs `plain_outputs` has made: there may be thousands.
 
-    `place` is its slot and tag. Addresses are their bytes; no `source`: it gets no raw frames.
+    Of each: its slot and tag, the flow, the first port, and the outputs.
     """
-    (output, tag), (address, port) = place, to
-    return _PLAIN_OUTPUT.pack(
-        tag, output, egress, address, source or _NOWHERE, socket.htons(port), DEFAULT_TRAIN, not carrier, _AF_INET
-    )
+    slots, tags = zip(*places, strict=True) if places else ((), ())
+    columns = tags, flows, slots, map(len, outputs), repeat(0), map(socket.htons, ports), repeat(0)
+    heads = map(_RULE.packed.pack, *columns)
+    bodies = [b"".join((head, *each)) for head, each in zip(heads, outputs, strict=True)]
+    kind = lib.MCR_REC_RULE_PUT
+    records = map(bytes.__add__, map(_HEAD.pack, [_HEAD.size + len(each) for each in bodies], repeat(kind)), bodies)
+    return make_all(Command, _COMMAND, len(bodies), repeat(kind), bodies, repeat(()), slots, records)  # without padding
+
+
+def plain_outputs(
+    places: Sequence[tuple[int, int]],
+    egress: Sequence[tuple[int, bool]],
+    to: Sequence[tuple[bytes, int]],
+    sources: Iterable[bytes],
+) -> Iterator[bytes]:
+    """Outputs of IPv4 for which nothing is asked: as `OutputPlace`, of which there may be thousands.
+
+    Args:
+        places: slots and tags.
+        egress: slots that they leave by, and whether these have carrier.
+        to: addresses and ports.
+        sources: addresses that they come from; none: one gets no raw frames.
+    """
+    slots, tags = zip(*places, strict=True) if places else ((), ())
+    leave_by, carriers = zip(*egress, strict=True) if egress else ((), ())
+    addresses, ports = zip(*to, strict=True) if to else ((), ())
+    numbers = map(socket.htons, ports), repeat(DEFAULT_TRAIN), map(not_, carriers), repeat(_AF_INET)
+    return map(_PLAIN_OUTPUT.pack, tags, slots, leave_by, addresses, sources, *numbers)
 
 
 def _output(place: OutputPlace) -> bytes:

@@ -93,17 +93,15 @@ def test_a_damaged_value_is_refused() -> None:
 
 def test_places_and_tags_go_on() -> None:
     with closing(Places.make()) as made:
-        first, second, output = digest("r1"), digest("r2"), digest("r1", "o")
-        made.put_rule(first, Place(0, made.new_tag()))
-        made.put_rule(second, Place(7, made.new_tag()))
-        made.put_output(output, Place(9, made.new_tag()))
-        gone = made.new_tag()
-        made.put_output(digest("gone"), Place(3, gone))
+        first, second, output = digest("r1"), digest("r2"), digest("r1\0o")
+        *tags, gone = made.new_tags(4)
+        made.put_rules([first, second], [Place(0, tags[0]), Place(7, tags[1])])
+        made.put_outputs([output, digest("gone")], [Place(9, tags[2]), Place(3, gone)])
         made.drop_output(3)
         with closing(Places.adopt(os.dup(made.fd))) as adopted:
             assert adopted.rules() == {first: Place(0, 1), second: Place(7, 2)}
             assert adopted.outputs() == {output: Place(9, 3)}
-            assert adopted.new_tag() == gone + 1
+            assert [*adopted.new_tags(1)] == [gone + 1]
 
 
 # The service manager.

@@ -17,6 +17,7 @@ from mcr.relay.outputs import Egress
 from mcr.relay.placement import Placement, Way, way_key
 from mcr.shm import records
 from mcr.shm.places import Places
+from placing import place
 
 ETH1 = Interface("eth1", 7, 1500, None)
 
@@ -65,7 +66,7 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs(monkeypatch
     source = ip_address("198.18.0.1")
     placement = Placement(Places.make())
     rule = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), outputs)
-    placed = placement.place(rule, {way_key(outputs[0]): Way(source), way_key(outputs[1]): Way(source, host)}, ())
+    placed = place(placement, rule, {way_key(outputs[0]): Way(source), way_key(outputs[1]): Way(source, host)}, ())
     assert commands.attach_rule(placed, 2, (8, 9, 8), (True, False, True)) == records.rule_put(
         tag=placed.tag,
         rule=placed.slot,
@@ -89,3 +90,36 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs(monkeypatch
         ],
     )
     assert commands.detach_rule(placed) == records.rule_drop(placed.slot)
+
+
+def test_plain_rules_are_attached_as_others_are() -> None:
+    """A gateway that an output does not wait for has it leave through IP; the interface in2 is the second capture."""
+    group, source = ip_address("239.1.1.1"), ip_address("198.18.0.1")
+    ways = Way(source), Way(source, ip_address("198.18.0.2")), None
+    captures, egress = {"in1": 1, "in2": 2}, {"out1": (8, True), "out2": (9, False)}
+    placement = Placement(Places.make())
+    rules = [
+        Rule(name, Input(interface, group, 5000, vlan), tuple(Output(group, 6000 + each, out) for each in range(count)))
+        for name, interface, vlan, out, count in [("a", "in1", None, "out1", 1), ("b", "in2", 7, "out2", 3)]
+    ]
+    known = {way_key(output): way for rule in rules for output, way in zip(rule.outputs, ways, strict=False) if way}
+    placed = placement.place(rules, known, ())
+    assert all(map(commands.is_plain, placed))
+    assert commands.attach_plain(placed, captures, egress) == [
+        commands.attach_rule(placed[0], 1, [8], [True]),
+        commands.attach_rule(placed[1], 2, [9] * 3, [False] * 3),
+    ]
+
+
+def test_what_has_an_option_a_range_or_another_family_is_not_plain() -> None:
+    group, other, host = (ip_address(each) for each in ("239.1.1.1", "ff15::1", "198.18.1.2"))
+    source, output = Input("eth0", group, 5000), Output(group, 6000, "eth1")
+    inputs = [Input("eth0", group, 1, last_port=2), Input("eth0", group, 1, sources=(host,))]
+    outputs = [Output(other, 6000, "eth1"), Output(host, 6000, "eth1"), Output(group, 6001, "eth1", ttl=2)]
+    rules = [
+        Rule("a", source, (output,)),
+        *(Rule(f"i{number}", each, (output,)) for number, each in enumerate(inputs)),
+        *(Rule(f"o{number}", source, (output, each)) for number, each in enumerate(outputs)),
+    ]
+    placed = Placement(Places.make()).place(rules, {}, ())
+    assert [commands.is_plain(each) for each in placed] == [True, *[False] * 5]

@@ -23,6 +23,7 @@ from mcr.relay.outputs import Egress, OutputInterfaces, is_down, tagless
 from mcr.relay.placement import Key, Way
 from mcr.relay.relay import Relay
 from mcr.shm.kept import Kept
+from placing import place
 
 LEAVE = "{}: datagrams to groups leave as raw frames, which bypass the IP stack; MTU {}"
 FIREWALL = Blocker("nftables has a chain c at output, in table inet t")
@@ -230,7 +231,7 @@ async def test_rules_are_looked_through_for_changed_routes_and_new_interfaces_al
         for number in (1, 2):
             sends_to = Output(ip_address("239.9.9.9"), 6000, f"eth{number}")
             rule = Rule(f"r{number}", Input("eth0", ip_address("239.1.1.1"), 5000 + number), (sends_to,))
-            those._placement.place(rule, {}, ())
+            place(those._placement, rule, {}, ())
         await those.routing.review_raw(Blockers(), anew=False)
         await those.routing.review_raw(Blockers(), anew=False)
         mtus[2] = 9000
@@ -273,7 +274,7 @@ async def test_a_flap_between_two_looks_leaves_what_is_tagged_its_way(
         monkeypatch.setattr(those.routing, "_outputs", interfaces)
         monkeypatch.setattr(those.routing, "_attach", lambda placed: told.append(placed.ways))
         output = Output(ip_address("239.9.9.9"), 6000, "eth1", vlan=7)
-        those._placement.place(Rule("r", Input("eth0", ip_address("239.1.1.1"), 5000), (output,)), {}, ())
+        place(those._placement, Rule("r", Input("eth0", ip_address("239.1.1.1"), 5000), (output,)), {}, ())
         for flaps, ways in (
             (True, [(None,)]),
             (True, [(None,)]),

@@ -13,6 +13,7 @@ from mcr.model.overlaps import shared
 from mcr.model.rule import Output, Rule
 from mcr.relay.placement import Key, LeavingOutput, Placement, Way, way_key
 from mcr.shm.places import Places
+from placing import place
 
 HOST = IPv4Address("198.18.1.2")
 
@@ -27,9 +28,9 @@ def rule(number: int) -> Rule:
 def test_slots_are_used_again_but_tags_never() -> None:
     """By its tag a slot's counters are told from those of who had it before."""
     placement = Placement(Places.make())
-    first, second = (placement.place(rule(number), {}, ()) for number in (1, 2))
+    first, second = (place(placement, rule(number), {}, ()) for number in (1, 2))
     assert placement.displace(first.rule) == first
-    third = placement.place(rule(3), {}, ())
+    third = place(placement, rule(3), {}, ())
     assert third.slot == first.slot
     assert [each.slot for each in third.outputs] == [each.slot for each in first.outputs]
     tags = [tag for each in (first, second, third) for tag in (each.tag, *(place.tag for place in each.outputs))]
@@ -39,7 +40,7 @@ def test_slots_are_used_again_but_tags_never() -> None:
 
 def test_numbers_have_names_until_they_are_free() -> None:
     placement = Placement(Places.make())
-    placed = placement.place(rule(1), {}, ())
+    placed = place(placement, rule(1), {}, ())
     group, host = placed.outputs
     assert placement.rule_name(placed.slot) == "r1"
     names = [placement.output_name(each.slot) for each in (group, host)]
@@ -53,7 +54,7 @@ def test_each_output_has_its_way_and_its_neighbour() -> None:
     placement, way = Placement(Places.make()), Way(ip_address("198.18.0.1"))
     added = rule(1)
     ways = {way_key(added.outputs[0]): way, way_key(added.outputs[1]): attrs.evolve(way, hop=HOST)}
-    placed = placement.place(added, ways, {Key("eth2", HOST)})
+    placed = place(placement, added, ways, {Key("eth2", HOST)})
     assert placed.ways == (way, attrs.evolve(way, hop=HOST))
     assert placed.neighbours == (None, Key("eth2", HOST))
 
@@ -61,7 +62,7 @@ def test_each_output_has_its_way_and_its_neighbour() -> None:
 def test_who_names_an_interface_is_known() -> None:
     placement = Placement(Places.make())
     for number in (1, 2):
-        placement.place(rule(number), {}, ())
+        place(placement, rule(number), {}, ())
     assert [placement.naming(name) for name in ("eth0", "eth2", "eth3")] == [["r1", "r2"], ["r1", "r2"], []]
 
 
@@ -69,7 +70,7 @@ def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
     """Its slots, tags, way and neighbour, whatever is known of them now; what leaves keeps its slot for a while."""
     places, way = Places.make(), Way(ip_address("198.18.0.1"))
     placement, first = Placement(places), rule(1)
-    before = placement.place(first, {way_key(first.outputs[0]): way}, {Key("eth2", HOST)})
+    before = place(placement, first, {way_key(first.outputs[0]): way}, {Key("eth2", HOST)})
     group, host = first.outputs
     assert placement.growth(attrs.evolve(first, name="tv")) is None
     slower, fresh = attrs.evolve(group, gso="off"), Output(ip_address("239.9.9.9"), 7000, "eth3")
@@ -104,7 +105,7 @@ def test_an_output_with_another_sender_keeps_its_counters_and_leaves_in_another_
     placement, addresses = Placement(Places.make()), [ip_address(f"198.18.0.{i}") for i in (1, 2)]
     ways = [Way(each) for each in addresses]
     first = rule(1)
-    before = placement.place(first, {way_key(first.outputs[0]): ways[0]}, {Key("eth2", HOST)})
+    before = place(placement, first, {way_key(first.outputs[0]): ways[0]}, {Key("eth2", HOST)})
     group, host = first.outputs
     asked, ported = attrs.evolve(group, source=addresses[1]), attrs.evolve(host, source_port=4000)
     changed = attrs.evolve(first, outputs=(asked, ported))
@@ -121,7 +122,7 @@ def test_an_output_with_another_sender_keeps_its_counters_and_leaves_in_another_
 def test_slots_that_are_leaving_are_not_free() -> None:
     placement = Placement(Places.make())
     placement.check_room(MAX_OUTPUTS)
-    placement.place(rule(1), {}, ())
+    place(placement, rule(1), {}, ())
     with pytest.raises(LimitReached, match="65535 more outputs"):
         placement.check_room(MAX_OUTPUTS - 1)
 
@@ -139,14 +140,14 @@ def test_ranges_give_way_to_rules_inside_of_them_and_take_back() -> None:
     placement, wide, single = Placement(Places.make()), ranged(1), inside(1)
     sourced = attrs.evolve(single, rule_id="s", input=attrs.evolve(single.input, sources=(HOST,)))
     for each in (single, ranged(2), wide):
-        placement.place(each, {}, ())
+        place(placement, each, {}, ())
     assert {*placement.give_way([wide])} == {"range1"}
-    placement.place(sourced, {}, ())
+    place(placement, sourced, {}, ())
     assert placement.give_way([sourced]) == {}, "of the range from any source it takes nothing"
     placement.displace(single)
     (back,) = placement.give_way([single]).values()
     assert (back.before.flows, back.now.flows) == (wide.input.flows[:1], wide.input.flows)
-    placement.place(inside(2), {}, ())
+    place(placement, inside(2), {}, ())
     placement.change(attrs.evolve(inside(2), name="tv"), {}, ())
     assert {*placement.give_way([inside(2)])} == {"range2"}
     placement.displace(inside(2))
@@ -156,9 +157,9 @@ def test_ranges_give_way_to_rules_inside_of_them_and_take_back() -> None:
 def test_a_change_is_not_compared_with_all_ranges_and_rules() -> None:
     placement, number = Placement(Places.make()), 300
     for each in range(number):
-        placement.place(ranged(each), {}, ())
-        placement.place(inside(number + each), {}, ())
-    placement.place(inside(7), {}, ())
+        place(placement, ranged(each), {}, ())
+        place(placement, inside(number + each), {}, ())
+    place(placement, inside(7), {}, ())
     assert count_calls(lambda: placement.give_way([inside(7)])) < 30 * number
     gone = [ranged(each) for each in range(number)]
     assert count_calls(lambda: [*shared(gone, (each.rule for each in placement))]) < 60 * number

@@ -50,7 +50,7 @@ def _by_cattrs(value: Any) -> Rule | None:
 
 @given(RULES | st.none() | st.just([]))
 def test_a_plain_rule_is_read_as_by_cattrs_or_left_to_it(value: Any) -> None:
-    read = structure._plain_rule(value)
+    (read,) = structure._plain_rules([value])
     if read is not None:
         known = _by_cattrs(value)
         assert known == read
@@ -63,7 +63,18 @@ def test_a_batch_of_plain_rules_is_not_left_to_cattrs() -> None:
     for more in ({}, {"rule_id": None, "name": None}, {"rule_id": "a", "name": "b"}):
         value = {"input": end | {"interface": "eth0"}, "outputs": [end, end | {"port": 5001}]} | more
         (rule,) = check_rules([value])
-        assert structure._plain_rule(value) == rule
+        assert structure._plain_rules([value]) == [rule]
+
+
+def test_among_many_rules_those_with_faults_and_options_alone_are_left_to_cattrs() -> None:
+    end = {"interface": "eth1", "group": "239.1.1.1", "port": 5000}
+    plain = [{"input": end | {"interface": "eth0", "port": port}, "outputs": [end]} for port in range(1, 1_200)]
+    odd = {"input": end, "outputs": [end | {"ttl": 8}]}
+    faulty = {"input": end, "outputs": [end | {"port": 0}]}
+    values = [*plain[:700], odd, faulty, *plain[700:]]
+    read = structure._plain_rules(values)
+    assert [index for index, each in enumerate(read) if each is None] == [700, 701]
+    assert [each for each in read if each] == [_by_cattrs(each) for each in plain]
 
 
 BLOCK = """\
@@ -113,10 +124,10 @@ def test_a_plain_rule_takes_few_calls_to_be_read_planned_placed_and_told_of() ->
     ]
     rules, placement, placed = check_rules(values), Placement(Places.make()), list[PlacedRule]()
     steps: list[tuple[Callable[[], object], int]] = [
-        (lambda: check_rules(values), 22),
+        (lambda: check_rules(values), 4),
         (lambda: Catalog().plan_addition(rules), 9),
-        (lambda: placed.extend(placement.place(rule, {}, ()) for rule in rules), 43),
-        (lambda: [commands.attach_rule(each, 0, [0], [True]) for each in placed], 12),
+        (lambda: placed.extend(placement.place(rules, {}, ())), 22),
+        (lambda: commands.attach_plain(placed, {"eth0": 0}, {"eth1": (0, True)}), 2),
     ]
     for number, (step, most) in enumerate(steps):
         assert count_calls(step) <= most * many, f"step {number}"

@@ -63,7 +63,7 @@ def test_each_field_of_a_rule_and_its_outputs_is_where_the_compiler_has_it() -> 
 def test_plain_output_is_packed_as_others_are(source: IPv4Address | None, *, carrier: bool) -> None:
     group = ip_address("239.1.1.1")
     place = records.OutputPlace(1, 2, 3, group, 4, DEFAULT_TRAIN, source, carrier)
-    packed = records.plain_output((1, 2), 3, (group.packed, 4), source.packed if source else b"", carrier=carrier)
+    (packed,) = records.plain_outputs([(1, 2)], [(3, carrier)], [(group.packed, 4)], [source.packed if source else b""])
     assert packed == records._output(place)
 
 

@@ -349,6 +349,8 @@ class _State:
             self._relay.forget(step.leaving)
         self._tell_own()
         self.workers.tell_generation(change.generation, *step.commands)
+        if step.later:
+            await trio.to_thread.run_sync(self._relay.kernel.use, step.later, ())
         return self.standing()
 
     @property

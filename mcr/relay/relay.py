@@ -34,6 +34,7 @@ from mcr.relay.outputs import Egress, OutputInterfaces, tagless
 from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement
 from mcr.relay.refusals import Refusal
 from mcr.relay.routing import Routing, concerns
+from mcr.rules.catalog import MANY
 from mcr.rules.conditions import Standing
 from mcr.rules.interface_log import Users
 from mcr.shm.kept import Kept
@@ -51,12 +52,14 @@ class Step:
         captures: new ones; one that another mcrd has left is not new.
         commands: to workers.
         leaving: outputs that rules have no more, to be forgotten when it is noted what they have sent.
+        later: new rules that the kernel path is to have once workers know them (`KernelRules.use`).
     """
 
     placed: tuple[PlacedRule, ...]
     captures: tuple[Capture, ...]
     commands: tuple[Command, ...]
     leaving: tuple[LeavingOutput, ...] = ()
+    later: tuple[PlacedRule, ...] = ()
 
 
 @attrs.frozen
@@ -224,7 +227,9 @@ class Relay:
         changed = [self._placement.change(rule, ways, prepared.awaited) for rule in change.changed]
         added, changed = ranges.give_way(change, self._placement, added, changed)
         changes = [*chain.from_iterable(self._follow(each, change.generation) for each in changed)]
-        self.kernel.use(added, changed)
+        later = added if len(added) > MANY and not changed else ()  # workers can forward by thousands much sooner
+        if not later:
+            self.kernel.use(added, changed)
         self.inputs.watched.change(removed, (*added, *(each.now for each in changed)))
         told = (
             *map(commands.attach_capture, prepared.captures.values()),
@@ -237,7 +242,7 @@ class Relay:
         )
         opened = tuple(each for each in prepared.captures.values() if not each.inherited)
         leaving = tuple(chain.from_iterable(each.leaving for each in changed))
-        return Step((*added, *(each.now for each in changed)), opened, told, leaving)
+        return Step((*added, *(each.now for each in changed)), opened, told, leaving, later)
 
     def forget(self, leaving: Iterable[LeavingOutput]) -> None:
         """Let no next mcrd know these outputs: what they have sent is in the sums of their rules."""

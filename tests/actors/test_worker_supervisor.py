@@ -16,15 +16,21 @@ from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
 from mcr.actors.worker_process import Post, WorkerStarted
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.config.settings import Settings
+from mcr.control.structure import check_rules
 from mcr.model.log import LogLevels
 from mcr.model.rule import RuleChange
 from mcr.net.network import Network
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.kernel_path import KernelRules
-from mcr.relay.placement import LeavingOutput, OutputSlot
+from mcr.relay.placement import LeavingOutput, OutputSlot, PlacedRule
 from mcr.relay.relay import Relay, Step
 from mcr.shm import records
 from mcr.shm.kept import Kept
+
+VALUE = {
+    "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
+    "outputs": [{"interface": "eth1", "group": "239.1.1.1", "port": 5000}],
+}
 
 
 class Process:
@@ -116,6 +122,25 @@ async def test_an_output_is_forgotten_when_its_sums_are_noted(
     await process.start(1)
     await supervisor.apply(RuleChange(2))
     assert done == ["noted", "forgot 3"]
+
+
+async def test_workers_forward_by_thousands_of_rules_before_the_kernel_path_has_them(
+    supervisor: WorkerSupervisor, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel path takes of so many is a fifth of all, and would be waited for."""
+    told_before: list[int] = []
+    rule = records.rule_drop(3)
+
+    async def apply(_relay: Relay, _change: RuleChange) -> Step:
+        return Step((), (), (rule,), later=(PlacedRule(check_rules([VALUE])[0], 1, 0, (), (), ()),))
+
+    monkeypatch.setattr(Relay, "apply", apply)
+    monkeypatch.setattr(KernelRules, "use", lambda *_: told_before.append(len(process.told)))
+    await process.start(1)
+    process.told.clear()
+    await supervisor.apply(RuleChange(2))
+    assert process.told == [(1, (rule, records.generation(2)))]
+    assert told_before == [1]
 
 
 async def test_worker_that_starts_does_not_wait_for_a_long_change(

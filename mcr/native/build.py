@@ -31,6 +31,7 @@ ffi.set_source(
     #include "gateway.h"
     #include "health/stream.h"
     #include "health/tap.h"
+    #include "join.h"
     #include "journal.h"
     #include "later.h"
     #include "look.h"

@@ -13,12 +13,14 @@ and reports a group as left when the last one leaves it. So a switch sees no cha
 """
 
 import errno
+import os
 import socket
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from mcr._native import ffi, lib
 from mcr.errors import SystemFault, errno_of
 from mcr.model.flow import IPV4, IPV6, Address
 from mcr.net import uapi
@@ -45,6 +47,10 @@ class _Key(NamedTuple):
 
 
 _NAME = "groups."  # of the sockets, in the store of descriptors
+
+_FULL = (errno.ENOBUFS, errno.ENOMEM)  # what the kernel says of a socket that is
+
+_AT_ONCE = 256  # groups, of which a socket takes 20 unless net.ipv4.igmp_max_memberships says otherwise
 
 _WITHOUT_IPV6 = (errno.EINVAL, errno.ENODEV, errno.ENETDOWN)  # of an interface that is there
 
@@ -82,6 +88,42 @@ class Memberships:
             except OSError as error:
                 raise _fault(key, error) from None
         self._users[key] = users + 1
+
+    def join_all(self, groups: Sequence[Address], interface: Interface) -> None:
+        """Ask for groups of IPv4 from any source, of which there may be thousands.
+
+        Raises:
+            SystemFault: the kernel refused one; none is counted.
+        """
+        keys = [_Key(group, None, interface.name) for group in groups]
+        fresh = [key for key in dict.fromkeys(keys) if key not in self._users]
+        done = 0
+        try:
+            while done < len(fresh):
+                done += self._join_some(fresh[done : done + _AT_ONCE], interface.index)
+        except OSError as error:
+            failed = next(key for key in fresh if key not in self._holder)
+            for key in reversed(fresh[: fresh.index(failed)]):
+                self._release(key)
+            raise _fault(failed, error) from None
+        self._users.update(keys)
+
+    def _join_some(self, keys: Sequence[_Key], index: int) -> int:
+        """Join the first of these by a socket that has room, or the very first by another; how many those are."""
+        roomy = self._roomy[keys[0].kind]
+        if not roomy:
+            self._join(keys[0], index)
+            return 1
+        error, holder = ffi.new("int *"), roomy[-1]
+        groups = ffi.from_buffer("uint32_t[]", b"".join([key.group.packed for key in keys]))
+        joined: int = lib.mcr_join(holder.fileno(), index, groups, len(keys), error)
+        self._holder |= dict.fromkeys(keys[:joined], (holder, index))
+        self._held[holder] += joined
+        if error[0] in _FULL:
+            roomy.pop()
+        elif error[0]:
+            raise OSError(error[0], os.strerror(error[0]))
+        return joined
 
     def wait(self, group: Address, interface: Interface, source: Address | None = None) -> None:
         """Count a request for a group on an interface that is not there; `move` joins it on the one that comes."""
@@ -198,7 +240,7 @@ class Memberships:
         try:
             _ask(holder, key, index)
         except OSError as error:
-            if error.errno in (errno.ENOBUFS, errno.ENOMEM):
+            if error.errno in _FULL:
                 return False
             raise
         self._record(holder, key, index)

@@ -12,7 +12,7 @@ from typing import Any
 from mcr.config.settings import Settings
 from mcr.errors import LimitReached, McrError, describe_errno, errno_of
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Address, Claim, Flow, Input
+from mcr.model.flow import IPV4, Address, Claim, Flow, Input
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.net.capture import open_captures, reject
@@ -292,12 +292,20 @@ def _join(memberships: Memberships, sources: Sequence[Input], captures: Mapping[
     missing = {name for name in {each.interface for each in sources} if captures[name].is_lost}
     asked: list[tuple[Address, Interface, Address | None]] = []
     undo.callback(_leave_all, memberships, asked)
+    from_any: defaultdict[str, list[Address]] = defaultdict(list)  # groups of IPv4, of which there may be thousands
     for source in sources:
+        if not source.sources and source.group.version == IPV4 and source.interface not in missing:
+            from_any[source.interface] += source.groups if source.group.is_multicast else ()
+            continue
         interface = captures[source.interface].interface
         ask = memberships.wait if source.interface in missing else memberships.join
         for group, sender in source.joins:
             ask(group, interface, sender)
             asked.append((group, interface, sender))
+    for name, groups in from_any.items():
+        interface = captures[name].interface
+        memberships.join_all(groups, interface)
+        asked += [(group, interface, None) for group in groups]
 
 
 def _leave_all(memberships: Memberships, asked: Sequence[tuple[Address, Interface, Address | None]]) -> None:

@@ -39,9 +39,7 @@ def joined() -> set[IPv4Address]:
 
 def test_groups_are_joined_anew_on_an_interface_that_was_made_again(memberships: Memberships) -> None:
     """Its index may be the same: the kernel's memberships are gone, and the sockets still say that they have them."""
-    for group in GROUPS:
-        memberships.join(group, LOOPBACK)
-    memberships.join(GROUPS[0], LOOPBACK)
+    memberships.join_all([*GROUPS, GROUPS[0]], LOOPBACK)
     memberships.move(LOOPBACK)
     assert joined() == set(GROUPS)
     memberships.leave(GROUPS[0], LOOPBACK)
@@ -49,6 +47,20 @@ def test_groups_are_joined_anew_on_an_interface_that_was_made_again(memberships:
     for group in GROUPS:
         memberships.leave(group, LOOPBACK)
     assert joined() == set()
+
+
+def test_of_groups_that_are_joined_together_all_are_or_none(memberships: Memberships) -> None:
+    """What others have asked for stays, and sockets that were opened meanwhile are used."""
+    memberships.join_all(GROUPS[:2], LOOPBACK)
+    no_group = IPv4Address("198.18.0.1")
+    with pytest.raises(SystemFault, match=r"Cannot join 198\.18\.0\.1 on lo"):
+        memberships.join_all([*GROUPS[:25], no_group, *GROUPS[25:]], LOOPBACK)
+    assert (joined(), memberships.count("lo")) == ({*GROUPS[:2]}, 2)
+    memberships.join_all(GROUPS, LOOPBACK)
+    assert (joined(), memberships.count("lo")) == ({*GROUPS}, 30)
+    for group in (*GROUPS[:2], *GROUPS):
+        assert group in joined()
+        memberships.leave(group, LOOPBACK)
 
 
 def asked_of(group: IPv4Address) -> set[Address]:

@@ -1,7 +1,7 @@
 """Groups that are joined for rules which then fail."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 from types import SimpleNamespace
@@ -22,10 +22,9 @@ class Groups:
     def __init__(self) -> None:
         self.joined: list[Address] = []
         self.left: list[Address] = []
-        self.wait: Callable[..., None] = self.join
 
-    def join(self, group: Address, *_where: object) -> None:
-        self.joined.append(group)
+    def join_all(self, groups: Sequence[Address], *_where: object) -> None:
+        self.joined += groups
 
     def leave(self, group: Address, *_where: object) -> None:
         self.left.append(group)

@@ -72,13 +72,6 @@ int mcr_bpf_open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint
 	return mcr_bpf(BPF_MAP_CREATE, &attr);
 }
 
-/* With the groups and VLANs of flows. A reload may have nearly all flows exchanged: the new ones come in first. */
-int mcr_bpf_open_wanted(void)
-{
-	return mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint8_t), 5 * MCR_MAX_RULES,
-				BPF_F_NO_PREALLOC);
-}
-
 int mcr_bpf_open_rejected(void)
 {
 	if (sysconf(_SC_NPROCESSORS_CONF) > MCR_BPF_MAX_CPUS)
@@ -111,26 +104,6 @@ int mcr_bpf_put_value(int map, const void *key, void *value)
 		ret = mcr_bpf_change(BPF_MAP_UPDATE_ELEM, map, key, value);
 	}
 	return ret;
-}
-
-int mcr_bpf_put(int wanted, const struct mcr_flow *flows, uint32_t count)
-{
-	int ret = 0;
-
-	for (uint32_t i = 0; i < count && !ret; i++) {
-		struct mcr_flow brief = mcr_flow_brief(&flows[i]);
-		uint8_t value = 1;
-
-		ret = mcr_bpf_put_value(wanted, &brief, &value);
-	}
-	return ret;
-}
-
-int mcr_bpf_drop(int wanted, const struct mcr_flow *flow)
-{
-	struct mcr_flow brief = mcr_flow_brief(flow);
-
-	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, wanted, &brief, NULL);
 }
 
 int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)

@@ -185,6 +185,11 @@ class KernelCounters(CountsRules):
         if path := self._former or self._path:
             check_result(lib.mcr_bpf_path_look(path, self._strays))
 
+    def look_at_last(self, capture: int) -> None:
+        """Count at once what a capture has lost that closes, if it seems to have: it takes some milliseconds."""
+        if any(each.since and each.capture == capture for each in self._strays):
+            lib.mcr_bpf_path_look_back(self._former or self._path, self._strays)
+
     def settle(self) -> None:
         """The filters of another mcrd run no more, and deal with no packet: count for good what they have lost.
 

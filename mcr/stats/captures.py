@@ -145,6 +145,8 @@ class CaptureCounts:
         Packets that its workers have not read by now are lost with the rings, and count as drops.
         """
         self.update()
+        if self._kernel:
+            self._kernel.look_at_last(capture)
         for each in self._close(capture):
             each.close()
 

@@ -33,6 +33,14 @@ def stray(relay: Relay, wire: Wire) -> Relay:
     return relay
 
 
+def test_a_capture_that_closes_has_counted_them(stray: Relay) -> None:
+    """However short that was before."""
+    stray.counters.look_at_last(CAPTURE + 1)
+    assert stray.taken() == Taken()
+    stray.counters.look_at_last(CAPTURE)
+    assert stray.taken() == Taken(lost=1)
+
+
 def test_the_next_capture_in_a_slot_begins_without_them(stray: Relay, wire: Wire) -> None:
     assert look_for_lost(stray.counters, CAPTURE) == 1
     stray.path.start_capture(CAPTURE)

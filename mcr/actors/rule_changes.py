@@ -19,7 +19,7 @@ from mcr.logs.standing_reason import StandingReason
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule, RuleChange
 from mcr.process.garbage import leave_what_is_there
-from mcr.rules.catalog import MANY, Catalog, Entry
+from mcr.rules.catalog import MANY, Catalog, Entry, marked
 from mcr.rules.change_log import fields_of, log_aside, log_draft
 from mcr.rules.conditions import Standing
 from mcr.rules.destinations import Destinations
@@ -152,6 +152,15 @@ def _tell(command: AtRunTime, draft: Draft, step: _Step, destinations: Destinati
     return attrs.evolve(told, advice=destinations.shared(each.rule for each in told.entries))
 
 
+def _plan_use(
+    catalog: Catalog, precedence: Precedence, files: FileRules, standing: Standing
+) -> tuple[tuple[Rule, ...], RuleChange]:
+    """What has to give way to files, and the change. There may be thousands of rules; nobody changes any meanwhile."""
+    plan = precedence.plan(catalog, files)
+    added, changed = with_real_names(plan.added, standing), with_inputs_kept(plan.changed, standing)
+    return plan.aside, catalog.plan_exchange(added, plan.removed, changed)
+
+
 class RuleSet:
     """The rules, and what keeps them. One task changes them; another may have interfaces used again."""
 
@@ -196,7 +205,7 @@ class RuleSet:
         self._precedence.note(files, aside)
         await trio.to_thread.run_sync(log_aside, aside, files, self._saved.where)
         await self._restore([each.rule for each in rules], free)
-        self._catalog.mark(files)
+        self._catalog.mark(marked(self._catalog, files))
         in_files = sum(each.from_file for each in self._catalog)
         if rules:
             log.notice("%d of %d rules of configuration files are in use", in_files, len(rules))
@@ -244,7 +253,7 @@ class RuleSet:
             else:
                 self._precedence.note_usable(rule)
                 log.notice("rule %s can be used now", rule.label, **fields_of(rule))
-        self._catalog.mark(self._precedence.files)
+        self._catalog.mark(marked(self._catalog, self._precedence.files))
         return any(rule not in self._precedence.unusable for rule in some)
 
     # Changes.
@@ -348,22 +357,21 @@ class RuleSet:
         The text is saved first: at a start mcrd reads the files again by itself, but what is to become of them only
         the text tells.
         """
-        files, before = FileRules(command.rules), self._saved.kept
+        files, before = await trio.to_thread.run_sync(FileRules, command.rules), self._saved.kept
         if command.kept is not None and (fault := await self._saved.keep(command.kept)):
             command.reply.resolve(fault)
             return
         try:
             async with self._applying:
                 standing = await self._renew()
-                plan = self._precedence.plan(self._catalog, files)
-                added, changed = with_real_names(plan.added, standing), with_inputs_kept(plan.changed, standing)
-                change = self._catalog.plan_exchange(added, plan.removed, changed)
+                plan = partial(_plan_use, self._catalog, self._precedence, files, standing)
+                aside, change = await trio.to_thread.run_sync(plan)
                 step = _Step({}, self._catalog.generation, standing)
                 if change.added or change.removed or change.changed:
                     step = await self._apply(change)
-                fresh = [*dict.fromkeys(plan.aside).keys() - {*self._precedence.aside}]
-                self._precedence.note(files, plan.aside)
-                self._catalog.mark(files)
+                fresh = [*dict.fromkeys(aside).keys() - {*self._precedence.aside}]
+                self._precedence.note(files, aside)
+                self._catalog.mark(await trio.to_thread.run_sync(marked, self._catalog, files))
         except McrError as error:
             saved = command.kept != before
             command.reply.resolve(await self._saved.put_back([Keep(before)], error) if saved else error)

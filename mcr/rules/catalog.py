@@ -188,11 +188,9 @@ class Catalog:
         self._by_name |= {each.rule.name: each.rule.rule_id for each in fresh if each.rule.name is not None}
         return (*noted.added, *noted.removed, *noted.changed)
 
-    def mark(self, in_files: Container[str]) -> None:
-        """Note which rules stand in configuration files, by their ids."""
-        for rule_id, entry in self._by_id.items():
-            if entry.from_file != (rule_id in in_files):
-                self._by_id[rule_id] = attrs.evolve(entry, from_file=rule_id in in_files)
+    def mark(self, marked: Mapping[str, Entry]) -> None:
+        """Take in what `marked` gives."""
+        self._by_id |= marked
 
     # Looking up.
 
@@ -315,6 +313,15 @@ class Catalog:
         for entry in entries:
             if entry.rule.name is not None and self._by_name.get(entry.rule.name) == entry.rule.rule_id:
                 del self._by_name[entry.rule.name]
+
+
+def marked(entries: Iterable[Entry], in_files: Container[str]) -> dict[str, Entry]:
+    """Those that do not say yet whether their rules stand in configuration files, by their ids, saying so."""
+    return {
+        each.rule.rule_id: attrs.evolve(each, from_file=not each.from_file)
+        for each in entries
+        if each.from_file != (each.rule.rule_id in in_files)
+    }
 
 
 def _noted(

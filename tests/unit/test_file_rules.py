@@ -13,7 +13,7 @@ from mcr.errors import RuleExists, RuleInFile
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.selection import Selection
-from mcr.rules.catalog import Catalog, Entry
+from mcr.rules.catalog import Catalog, Entry, marked
 from mcr.rules.file_rules import Exchange, FileRules, Precedence
 
 DOCUMENT = read_document("[[rule]]\n" * 20)
@@ -224,7 +224,7 @@ def test_used_are_those_of_the_files_and_the_others_that_have_no_rival(
         if (change.added, change.removed, change.changed) != ((), (), ()):
             catalog.note(change)
         precedence.note(files, plan.aside)
-        catalog.mark(files)
+        catalog.mark(marked(catalog, files))
         now = {each.rule for each in catalog}
         used_of_run_time = {each.rule for each in catalog if not each.from_file}
         assert told["displaced"] | told["moved"] == of_run_time - used_of_run_time

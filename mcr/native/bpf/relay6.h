@@ -56,15 +56,14 @@ INLINE bool is_udp6_sum_right(struct __sk_buff *skb, const struct frame6 *frame)
  */
 INLINE long rewrite6(struct __sk_buff *skb, const struct frame6 *now, const struct frame6 *next)
 {
-	int64_t change = bpf_csum_diff(now->ip.source, ADDRESSES, next->ip.source, ADDRESSES, 0);
+	uint64_t change = change_of(now->ip.source, next->ip.source, ADDRESSES / sizeof(uint32_t));
 
-	if (bpf_l4_csum_replace(skb, CHECKSUM6_AT, 0, (uint32_t)change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0))
+	if (bpf_l4_csum_replace(skb, CHECKSUM6_AT, 0, change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0))
 		return -ENOMEM;
 	bpf_l4_csum_replace(skb, CHECKSUM6_AT, ports_of(&now->udp.ports), ports_of(&next->udp.ports),
 			    BPF_F_MARK_MANGLED_0 | sizeof(next->udp.ports));
-	change = bpf_csum_diff(&now->ip, sizeof(now->ip) - ADDRESSES, &next->ip, sizeof(next->ip) - ADDRESSES,
-			       (uint32_t)change);
-	bpf_csum_update(skb, (uint32_t)change);
+	change += change_of(&now->ip, &next->ip, (sizeof(now->ip) - ADDRESSES) / sizeof(uint32_t));
+	bpf_csum_update(skb, (uint32_t)(change + (change >> 32)));
 	return bpf_skb_store_bytes(skb, 0, next->macs, REWRITTEN6, 0);
 }
 

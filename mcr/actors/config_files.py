@@ -142,7 +142,7 @@ class ConfigFiles:
     async def _compare(self, read: Configuration) -> Application:
         if read.faults:
             return Application(read.files, read.faults, warnings=read.warnings)
-        differences = difference(self._in_force, _rules_of(read))
+        differences = await trio.to_thread.run_sync(difference, self._in_force, _rules_of(read))  # of thousands
         run_time = await self._rules.foresee(read.rules) if differences else ()
         restart = _differing(self._configuration.settings, read.settings)
         return Application(read.files, (), differences, restart, warnings=read.warnings, run_time=run_time)

@@ -59,7 +59,7 @@ class _Yielding:
 
 @attrs.frozen
 class _Foresee:
-    rules: tuple[FileRule, ...]
+    rules: FileRules
     reply: Reply[tuple[RunTimeDifference, ...]]
 
 
@@ -184,7 +184,8 @@ class RuleStore:
 
     async def foresee(self, rules: tuple[FileRule, ...]) -> tuple[RunTimeDifference, ...]:
         """What becomes of rules of run time once configuration files have these."""
-        return await ask(self._inbox, lambda reply: _Foresee(rules, reply))
+        files = await trio.to_thread.run_sync(FileRules, rules)  # there may be thousands
+        return await ask(self._inbox, lambda reply: _Foresee(files, reply))
 
     async def find(self, rule: str) -> RuleView:
         """One rule, by its id or its name.
@@ -342,6 +343,6 @@ async def _serve(state: RuleSet, receive: trio.MemoryReceiveChannel[_Command]) -
                     reply.resolve(state.yielding())
             case _Foresee(rules, foreseen):
                 with foreseen:
-                    foreseen.resolve(state.foresee(FileRules(rules)))
+                    foreseen.resolve(state.foresee(rules))
             case _:
                 assert_never(command)

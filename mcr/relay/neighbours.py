@@ -279,9 +279,10 @@ class Neighbours:
     def renew(self, returned: Sequence[Interface]) -> Renewed:
         """Open those again whose interfaces were made again, and those that have a fault.
 
-        A socket that cannot be opened now is tried again at the next call.
+        A socket that cannot be opened now is tried again at the next call; if its interface has gone once more, when
+        that is back.
         """
-        self.unrenewed |= {interface.name: interface for interface in returned}
+        self.unrenewed = {each.name: each for each in (*self.unrenewed.values(), *returned) if not is_gone(each)}
         keys = [key for key in self._by_key if key.interface in self.unrenewed] if self.unrenewed else []
         mended = self._mend(
             [key for key, each in self._by_key.items() if each.fault and key.interface not in self.unrenewed]
@@ -324,7 +325,7 @@ class Neighbours:
         return mended
 
     def open_now(self, keys: Collection[Key], interfaces: Mapping[str, Interface]) -> list[Neighbour | Common]:
-        """Open and adopt what is new of these, as routes have changed; if one cannot be opened, none."""
+        """Open and adopt what is new of these, as routes have changed; of interfaces that are there all, or none."""
         try:
             with ExitStack() as undo:
                 opened = self.open(keys, interfaces, undo)
@@ -332,7 +333,8 @@ class Neighbours:
         except McrError as error:
             if gone := {name for name in {key.interface for key in keys} if is_gone(interfaces[name])}:
                 # The log has that, and theirs are opened with it when it is back. The others can be opened.
-                return self.open_now([key for key in keys if key.interface not in gone], interfaces)
+                there = [key for key in keys if key.interface not in gone]
+                return self.open_now(there, interfaces) if there else []
             if self._not_opened.is_news(error.message):
                 log.warning("%s: groups whose routes lead to a gateway now can keep others waiting", error.message)
             return []

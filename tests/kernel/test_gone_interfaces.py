@@ -2,14 +2,17 @@
 
 import errno
 import socket
-from ipaddress import IPv4Address
+from contextlib import ExitStack
+from ipaddress import IPv4Address, IPv6Address
 from typing import NoReturn
 
+import attrs
 import pytest
 
 from mcr.config.settings import settings_from
 from mcr.errors import SystemFault
 from mcr.net.interfaces import Interface
+from mcr.net.patience import close_all
 from mcr.relay.neighbours import Neighbours
 from mcr.relay.placement import Key
 
@@ -34,7 +37,11 @@ def test_that_they_cannot_be_had_is_no_news(caplog: pytest.LogCaptureFixture, mo
     here = found("lo")
     assert neighbours.open_now([Key("gone0", HOST), Key("lo", HOST)], {"gone0": gone, "lo": here}) == []
     why = "Cannot send on lo: socket: Too many open files (os error 24)"
-    assert caplog.messages == [f"{why}: groups whose routes lead to a gateway now can keep others waiting"]
+    told = [f"{why}: groups whose routes lead to a gateway now can keep others waiting"]
+    assert caplog.messages == told
+    assert neighbours.open_now([Key("gone0", HOST)], {"gone0": gone}) == []
+    assert neighbours.open_now([Key("lo", HOST)], {"lo": here}) == []
+    assert caplog.messages == told  # of lo it has been said
 
 
 def test_those_of_others_are_opened() -> None:
@@ -45,3 +52,28 @@ def test_those_of_others_are_opened() -> None:
         assert neighbours.keys() == {of_other}
     finally:
         neighbours.close()
+
+
+@pytest.mark.parametrize("host", [HOST, IPv6Address("2001:db8::7")], ids=str)
+def test_one_that_goes_once_more_keeps_no_other_from_its_sockets(host: IPv4Address | IPv6Address) -> None:
+    """Both were made again. When it is back, its own are opened with it."""
+    neighbours, here = Neighbours(settings_from({})), found("lo")
+    other, going = Key("lo", host), Key("gone0", host)
+    gone, back = Interface("gone0", 999_999, 1500, None), attrs.evolve(here, name="gone0")
+    try:
+        with ExitStack() as undo:
+            opened = neighbours.open([other, going], {"lo": here, "gone0": back}, undo)
+            undo.pop_all()
+        neighbours.adopt(opened)
+        assert renewed(neighbours, gone, here) == {"lo"}
+        assert neighbours.unrenewed == {}
+        assert renewed(neighbours, back) == {"gone0"}
+    finally:
+        neighbours.close()
+
+
+def renewed(neighbours: Neighbours, *interfaces: Interface) -> frozenset[str]:
+    done = neighbours.renew(interfaces)
+    for each in done.dropped:
+        close_all(each.all_sockets)
+    return done.interfaces

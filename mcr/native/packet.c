@@ -72,7 +72,7 @@ static int skip_extension(const uint8_t *ip, uint32_t total, struct chain *chain
 		return -EBADMSG;
 	if (part && !mcr_is_first_fragment(header))
 		return -EOPNOTSUPP;
-	chain->refused |= mcr_is_refused_extension(chain->protocol);
+	chain->refused |= mcr_is_refused_extension(chain->protocol, chain->at == sizeof(struct mcr_ipv6));
 	if (chain->protocol == IPPROTO_HOPOPTS || chain->protocol == IPPROTO_DSTOPTS)
 		chain->refused |= is_option_refused(ip + chain->at + 2, size - 2);
 	chain->part |= part;

@@ -126,10 +126,13 @@ static inline __attribute__((always_inline)) bool mcr_is_extension(uint8_t proto
 	       protocol == IPPROTO_DSTOPTS || protocol == IPPROTO_AH;
 }
 
-/* Whether IP drops a datagram for it, unless there is something that the relay has not: routing to do, or an IPsec key. */
-static inline __attribute__((always_inline)) bool mcr_is_refused_extension(uint8_t protocol)
+/*
+ * Whether IP drops a datagram for it, unless there is something that the relay has not: routing to do, or an IPsec key. Options
+ * for each hop stand directly behind IPv6's header, and nowhere else (RFC 8200, 4.1).
+ */
+static inline __attribute__((always_inline)) bool mcr_is_refused_extension(uint8_t protocol, bool is_first)
 {
-	return protocol == IPPROTO_ROUTING || protocol == IPPROTO_AH;
+	return protocol == IPPROTO_ROUTING || protocol == IPPROTO_AH || (protocol == IPPROTO_HOPOPTS && !is_first);
 }
 
 /* A datagram with a fragment header may be whole all the same (RFC 6946). */

@@ -239,6 +239,7 @@ def test_what_ip_would_drop_of_ipv6_is_counted_by_its_cause(plant6: Plant, make_
         "malformed": [
             bytes(frame(b"cut"))[:-1],
             bytes(frame(b"routed", IPv6ExtHdrRouting(addresses=["2001:db8::7"]))),
+            bytes(frame(b"for each hop, too late", IPv6ExtHdrDestOpt(), IPv6ExtHdrHopByHop())),
             bytes(frame(b"too many", *[IPv6ExtHdrDestOpt()] * 5)),
             bytes(frame(b"an option to know", IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x7E, optdata=b"1234")]))),
             bytes(

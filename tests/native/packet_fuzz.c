@@ -68,7 +68,10 @@ static bool are_options_fine(const uint8_t *header, uint32_t size)
 	return at == size;
 }
 
-/* RFC 8200: four extension headers at most, with fine options, none of them for routing or IPsec, and no fragment. */
+/*
+ * RFC 8200: four extension headers at most, with fine options, those for each hop first, none of them for routing or IPsec, and
+ * no fragment.
+ */
 static struct reading read6(const uint8_t *ip, uint32_t left)
 {
 	uint32_t total, at = 40, size;
@@ -79,7 +82,7 @@ static struct reading read6(const uint8_t *ip, uint32_t left)
 	total = 40 + load16(ip + 4);
 	next = ip[6];
 	for (int i = 0; next != 17; i++) {
-		if (i == 4 || (next != 0 && next != 60 && next != 44) || at + 4 > total)
+		if (i == 4 || (next == 0 && i) || (next != 0 && next != 60 && next != 44) || at + 4 > total)
 			return (struct reading){ 0 };
 		size = next == 44 ? 8 : 8u * (ip[at + 1] + 1);
 		if (at + size > total || (next == 44 && load16(ip + at + 2) & 0xfff9))

@@ -72,7 +72,8 @@ def by_scapy6(data: bytes) -> Reading:
         if is_fragment and (layer.offset or layer.m):
             return Reading(None)
         size = 8 if is_fragment else 8 * (layer.len + 1)
-        if not is_fragment and not are_fine(data[at + 2 : at + size]):
+        is_late = headers and isinstance(layer, IPv6ExtHdrHopByHop)  # 4.1: those are first
+        if is_late or not (is_fragment or are_fine(data[at + 2 : at + size])):
             return Reading(None)
         at += size
         layer, headers = layer.payload, headers + 1

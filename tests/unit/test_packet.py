@@ -102,6 +102,10 @@ def test_link_layer_header_may_have_any_length() -> None:
             for header in (IPv6ExtHdrHopByHop, IPv6ExtHdrDestOpt)
             for kind in (0x7E, 0xBE, 0xFE)
         ),
+        *(  # The kernel looks for hop-by-hop options behind its own header alone (RFC 8200, 4.1).
+            (ETHER / IPV6 / header() / IPv6ExtHdrHopByHop() / DATAGRAM, errno.EBADMSG)
+            for header in (IPv6ExtHdrHopByHop, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment)
+        ),
         (ETHER / IPv6(dst="ff15::1", nh=60) / Raw(b"\x11\0\x01\5\0\0\0\0") / DATAGRAM, errno.EBADMSG),
         (ETHER / IPV6 / UDP(dport=5000, len=7) / b"x", errno.EBADMSG),
         (ETHER / IPV6 / UDP(dport=5000, len=900) / b"x", errno.EBADMSG),

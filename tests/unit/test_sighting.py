@@ -93,11 +93,15 @@ WHOLE = Sighting("b0", GROUP6, 5000)
             to_group(IPv6ExtHdrFragment(nh=17, offset=9), b"hello"),
             Datagram(Sighting("b0", GROUP6, None, fragment=True), 0, SENDER6),
         ),
+        (
+            IPv6(src=SENDER6, dst=GROUP6, nh=51) / Raw(b"\x11\4" + bytes(22)) / UDP(dport=5000),
+            Datagram(WHOLE, 0, SENDER6),
+        ),
         (IPv6(dst="ff02::1", hlim=1) / ALERT / ICMPv6MLQuery2(), Query("b0", 6)),
         (to_group(ALERT, ICMPv6MLQuery2()), None),
         (IPv6(dst="ff02::16", hlim=1) / ALERT / ICMPv6MLReport2(), None),
     ],
-    ids=["whole", "extended", "first", "atomic", "later", "query", "of a group", "report"],
+    ids=["whole", "extended", "first", "atomic", "later", "authentic", "query", "of a group", "report"],
 )
 def test_ipv6_frames_are_told_apart(packet: Packet, seen: object) -> None:
     assert identify(bytes(packet), "b0", 0x86DD, None) == seen

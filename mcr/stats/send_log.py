@@ -117,8 +117,9 @@ def _lines(held: Sequence[_Failing], now: float) -> Iterator[str]:
     if others := held[_NAMED:]:
         count, since = sum(each.held for each in others), min(each.since for each in others)
         outputs = len({each.place for each in others})
+        errors = "" if len({each.error for each in others}) == 1 else ", and other errors"
         together = f", and so for {outputs:,} outputs together" if outputs > 1 else ""
-        yield f"{_failed(others[0])}{_times(count, since, now)}{together}"
+        yield f"{_failed(others[0])}{errors}{_times(count, since, now)}{together}"
 
 
 def _failed(each: _Failing) -> str:

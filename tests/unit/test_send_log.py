@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 
+import attrs
 import pytest
 
 from counted import place
@@ -138,6 +139,14 @@ def test_of_many_outputs_three_have_lines_and_the_others_one(tick: Tick) -> None
     assert [len(tick(dict.fromkeys(range(6), 1))) for _ in range(4)] == [4, 0, 4, 0]
 
 
+def test_of_the_others_it_is_said_if_they_fail_with_several_errors(tick: Tick) -> None:
+    tick(dict.fromkeys(range(4), 1))
+    tick({4: 1}, FORBIDDEN)
+    assert tick(dict.fromkeys(range(4), 1), seconds=0.1) == []
+    (*_, others) = tick({4: 1}, FORBIDDEN, 9.0)
+    assert others == failed(3, ", and other errors (2 times in 9.1 s), and so for 2 outputs together")
+
+
 def test_a_new_output_goes_first(tick: Tick) -> None:
     tick(dict.fromkeys(range(4), 1))
     assert tick(dict.fromkeys(range(6), 1))[:2] == [failed(4), failed(5)]
@@ -145,4 +154,10 @@ def test_a_new_output_goes_first(tick: Tick) -> None:
 
 def test_what_was_counted_before_rules_were_placed_is_not_news(tick: Tick) -> None:
     assert tick({0: 7}, rules=()) == []
+    assert tick({1: 1}) == [failed(1)]
+
+
+def test_outputs_of_rules_that_are_placed_later_are_looked_through(tick: Tick) -> None:
+    few = place([attrs.evolve(PLACED[0].rule, outputs=OUTPUTS[:1])])
+    assert tick({0: 1}, rules=few) == [failed(0)]
     assert tick({1: 1}) == [failed(1)]

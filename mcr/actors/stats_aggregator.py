@@ -251,8 +251,9 @@ class _State:
         self._rules: dict[str, PlacedRule] = {}
         self._placed: tuple[PlacedRule, ...] = ()  # these; a new tuple if they change, which `Activity` relies on
         self._former = FormerOutputs()
-        self._rule_slots = 0  # slots ever in use: how far a reading has to reach
-        self._output_slots = 0
+        # How far a reading has to reach: slots ever in use. Rules of another mcrd count on where that has left them.
+        self._rule_slots = 1 + max((each.slot for each in kept.places.rules().values()), default=-1)
+        self._output_slots = 1 + max((each.slot for each in kept.places.outputs().values()), default=-1)
         self._latest: Reading | None = None  # of these rules; of a later one it would say that it came all at once
         self.captures = CaptureCounts(segments, kernel)
         inherits = self._restore()

@@ -1,9 +1,12 @@
 """Statistics from segments that the test fills as a worker would."""
 
+import errno
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import cast
 
 import attrs
 import pytest
@@ -15,10 +18,14 @@ from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.stats import Stats
+from mcr.net.filter.base import Rejected
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.placement import LeavingOutput, OutputSlot, PlacedRule
 from mcr.shm.kept import Kept
+from mcr.shm.kernel_counters import Taken
+from mcr.shm.places import Place, digest
 from mcr.shm.segment import Segment
+from mcr.stats.captures import Watched
 from mcr.stats.stalls import Checked
 
 RULE = Rule(
@@ -187,6 +194,59 @@ async def test_slot_of_another_rule_counts_nothing(stats: StatsAggregator, segme
     (rule,) = (await stats.read()).rules
     assert (rule.matched, rule.sent, rule.pps) == (0, 0, 0)
     assert (await stats.read()).egress.sent == 20  # the totals keep what was
+
+
+class Kernel:
+    """Plays the kernel path's counters: its datagrams to the rule's outputs all fail."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.read, self._outputs = segment.read, segment.shared.outputs
+        self._errors = 0
+
+    def fail(self, count: int, slot: int = 4) -> None:
+        self._errors += count
+        self._outputs[slot].tag = 7
+        self._outputs[slot].errors += count
+        self._outputs[slot].last_error = errno.ENETDOWN
+
+    def look(self) -> None:
+        """Nothing is lost."""
+
+    def taken(self, _capture: int) -> Taken:
+        return Taken(errors=self._errors)
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    with Segment(0) as counters:
+        yield Kernel(counters)
+
+
+async def test_the_log_has_what_the_kernel_path_cannot_send(
+    kept: Kept,
+    kernel: Kernel,
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of a rule of another mcrd only what has failed since, however late it is placed here."""
+    rule = attrs.evolve(RULE, rule_id="late")
+    late = attrs.evolve(PLACED, rule=rule, slot=8, outputs=(OutputSlot(9, 7), OutputSlot(8, 7)))
+    kernel.fail(3)
+    kernel.fail(5, slot=9)
+    kept.places.put_outputs([digest("late")], [Place(9, *kept.places.new_tags(1))])
+    stats: StatsAggregator = await nursery.start(run_stats_aggregator, kept, 0.0, kernel)
+    rejected = SimpleNamespace(read=lambda: 0, state=0, close=lambda: None)
+    await stats.capture_opened(0, Watched("eth0", (), cast("Rejected", rejected)))
+    await stats.rules_placed((PLACED,), ())
+    kernel.fail(1)
+    await trio.sleep(2)
+    await stats.rules_placed((late,), ())
+    await trio.sleep(2)
+    kernel.fail(1, slot=9)
+    await trio.sleep(2)
+    told = [each for each in caplog.messages if each.startswith("kernel path: ")]
+    assert told == ["kernel path: send to 239.9.9.1:6000:eth1 failed: Network is down (os error 100)"] * 2
 
 
 async def test_removed_rule_is_no_longer_shown(stats: StatsAggregator) -> None:

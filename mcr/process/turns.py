@@ -28,11 +28,12 @@ class Turns:
 
     @classmethod
     def of(cls, pid: int) -> Self:
-        """Until now. Without schedstat in the kernel (proc(5)) nobody waits."""
+        """Until now. Where the kernel does not count (proc(5), schedstat) nobody waits."""
         with suppress(OSError, ValueError, IndexError):
-            ran, waited, *_ = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()
+            ran, waited, *_ = map(int, Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split())
             _, _, state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")
-            return cls(time.monotonic(), int(ran) / _NS, int(waited) / _NS, state.startswith(b"R"))
+            if ran:  # a kernel that does not count says 0 of all: one that spins would seem to wait
+                return cls(time.monotonic(), ran / _NS, waited / _NS, state.startswith(b"R"))
         return cls(time.monotonic())
 
     def weight(self, later: "Turns") -> float:

@@ -4,6 +4,9 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
 
 from mcr.process.turns import Turns
 from mcr.stats.captures import Backlog
@@ -48,6 +51,18 @@ def test_shares_are_of_the_time_in_which_it_could_have_run() -> None:
     assert asleep.weight(Turns(10.9)) == 1
     assert 0.5 < asleep.weight(Turns(10.5)) < 0.6, "it comes early"
     assert running.weight(running) == 0
+
+
+def test_where_the_kernel_does_not_count_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that spins has to be ended there, too."""
+    (tmp_path / "schedstat").write_text("0 0 0\n")
+    (tmp_path / "stat").write_text("7 (mcrd) R 1")
+    monkeypatch.setattr("mcr.process.turns.Path", lambda path: tmp_path / path.removeprefix("/proc/7/"))
+    before = Turns.of(7)
+    assert not before.wants
+    assert before.share(Turns(before.at + 1)) == 1
+    (tmp_path / "schedstat").write_text("5 0 1\n")
+    assert Turns.of(7).wants
 
 
 def test_a_worker_hangs_if_it_could_have_taken_what_waits() -> None:

@@ -90,8 +90,11 @@ class Verdict:
 
     @property
     def is_final(self) -> bool:
-        """Whether another look would tell no more. Of who returns it is to be known what else comes from there."""
-        return self.is_whole or bool(self.returners and self.echoes)
+        """Whether another look would tell no more. Of who returns it is to be known what else comes from there.
+
+        That is not so if the look was full before anything was surely new, either.
+        """
+        return bool(self.echoes) if self.returners else self.is_whole
 
 
 def look_for_returners(view: View) -> Verdict:
@@ -104,7 +107,7 @@ def look_for_returners(view: View) -> Verdict:
     try:
         name = socket.if_indextoname(view.index)
         seen = _look(view, name, 1)
-        if seen.verdict.is_whole or (seen.verdict.is_final and not view.named):
+        if seen.verdict.is_final and (seen.verdict.is_whole or not view.named):
             return seen.verdict
         if view.is_to_be_tried and seen.verdict.crowd:
             return seen.verdict

@@ -337,9 +337,12 @@ def looked(monkeypatch: pytest.MonkeyPatch, *verdicts: Verdict) -> tuple[Verdict
 
 
 def test_nobody_is_accused_of_whom_nothing_else_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where something is lost before anything is surely new: a second look tells."""
+    """As where something is lost, or the look is full, before anything is surely new: a second look tells."""
     unheard = Verdict((Return(B, 8, 8),), is_whole=False)
     heard = attrs.evolve(unheard, echoes=(Echo(B, 8, 0, 8),))
+    full = attrs.evolve(unheard, is_whole=True)
+    assert looked(monkeypatch, full, heard)[0] == heard
+    assert looked(monkeypatch, full, full)[0].returners == ()
     assert looked(monkeypatch, heard) == (heard, [1])
     assert looked(monkeypatch, unheard, heard)[0] == heard
     for second in (Verdict(is_varied=True), attrs.evolve(heard, is_whole=True)):

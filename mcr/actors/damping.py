@@ -162,9 +162,9 @@ class Damper:
         why = self._whether_not(rule.input, returner, echo)
         if why or place is None:
             why = why or f"{MAX_REFUSED} others are refused already"
-            if why != _LITTLE and self._why_not.get(placed.tag, _LITTLE) == _LITTLE:  # the next look tells more
+            if (told := self._why_not.get(placed.tag, _LITTLE)) == _LITTLE != why:  # the next look tells more
                 log.notice("rule %s: what %s sends is not refused: %s", rule.label, origin, why, **fields_of(rule))
-            self._why_not[placed.tag] = why
+            self._why_not[placed.tag] = told if why == _LITTLE else why
             return
         for each in self._of(placed.tag):
             each.trial = each.trial and Trial(trio.current_time())

@@ -262,7 +262,11 @@ async def test_of_whom_little_is_known_is_looked_at_again_soon(
     assert "is not refused" not in caplog.text
     await scene.pass_time(0.6, 1000, proof(20, own=10))
     assert "is not refused: it also sends what is its own" in caplog.text
-    await scene.pass_time(3, 1000, proof(48))
+    for verdict in (little, proof(20, own=10)):
+        await scene.pass_time(11, 1000, verdict)
+        assert scene.watch.loops()[0].why_not == "it also sends what is its own"
+    assert caplog.text.count("is not refused: ") == 1
+    await scene.pass_time(11, 1000, proof(48))
     assert scene.sources() == ["198.18.0.9"]
 
 

@@ -118,6 +118,30 @@ async def test_two_returners_do_not_acquit_each_other(
     assert "198.18.0.9" not in scene.sources()
 
 
+async def test_of_whom_little_is_known_may_close_the_circle_as_well(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is about to be refused, so who is refused already is not acquitted for what comes back."""
+    other = Origin(bytes.fromhex("020000000008"), bytes([198, 18, 0, 8]))
+    await scene.pass_time(0.6, 1000, PART)
+    await scene.pass_time(2.5, 1000, UNSURE)
+    echoes = (*echoed(AGAIN).echoes, Echo(other, 4, 0, 5, is_little=True))
+    await scene.pass_time(1.5, 1000, Verdict((Return(other, 20, 50, is_part=True),), echoes=echoes, seconds=0.5))
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(1.5, 1000, echoed(AGAIN))
+    assert scene.sources() == []
+
+
+async def test_a_look_in_which_something_was_lost_ends_no_trial(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That hardly anything came back may be for what was lost."""
+    await scene.pass_time(0.6, 1000, PART)
+    await scene.pass_time(6, 1000, attrs.evolve(echoed(1), is_whole=False), returned=1000)
+    assert scene.sources() == []
+    assert "no look has shown that to refuse it ends the loop" in caplog.text
+
+
 async def test_a_circle_that_was_broken_once_may_be_seen_to_go_on(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ import click
 from mcr.cli.command import Command
 from mcr.cli.failure import usage_error
 from mcr.cli.rule_words import rule_options, rule_params
+from mcr.config.output_text import parse_output
 from mcr.errors import (
     MAX_FAULTS,
     InterfaceNotFound,
@@ -87,19 +88,33 @@ def _read_json(text: bytes, name: str) -> tuple[Batch, list[McrError]]:
         ) from None
     except (ValueError, RecursionError):
         raise UsageError(f"{name}: not JSON that can be read", "an array of rules: mcrctl list --json") from None
-    rules = rules if isinstance(rules, list) else [rules]
-    places = [f"{name}: rules[{index}]" for index in range(len(rules))]
-    return Batch(name, [_without_what_is_told(rule) for rule in rules], places, "."), []
+    batch, faults = Batch(name, [], [], "."), list[McrError]()
+    for index, rule in enumerate(rules if isinstance(rules, list) else [rules]):
+        place = f"{name}: rules[{index}]"
+        try:
+            batch.rules.append(_without_what_is_told(rule))
+            batch.places.append(place)
+        except UsageError as error:
+            faults.append(UsageError(f"{place}: {error.message}", *error.hints))
+    return batch, faults
 
 
 def _without_what_is_told(rule: Any) -> Any:
-    """A rule without what is only shown of it; whatever else it has is for the daemon to judge."""
+    """A rule without what is only shown of it, its outputs taken apart; what it says is for the daemon to judge.
+
+    Raises:
+        UsageError: an output is a text, as on a line, and can't be read.
+    """
     if not isinstance(rule, dict):
         return rule
     kept = {name: value for name, value in rule.items() if name not in _TOLD_OF_RULES}
     if isinstance(outputs := kept.get("outputs"), list):
         kept["outputs"] = [
-            {name: value for name, value in each.items() if name not in _TOLD} if isinstance(each, dict) else each
+            {name: value for name, value in each.items() if name not in _TOLD}
+            if isinstance(each, dict)
+            else parse_output(each)
+            if isinstance(each, str)
+            else each
             for each in outputs
         ]
     return kept

@@ -137,7 +137,7 @@ def usage_error(error: "click.UsageError") -> UsageError:
     message = error.message if possibilities else error.format_message()
     hints = []
     if possibilities:
-        hints.append(f"did you mean {' or '.join(possibilities)}?")
+        hints.append(f"did you mean {possibilities[0]}?")  # the nearest
     elif error.ctx and isinstance(error.ctx.command, click.Group):
         hints.append(f"commands: {', '.join(error.ctx.command.commands)}")
     if error.ctx:

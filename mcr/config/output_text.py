@@ -80,6 +80,14 @@ def options_text(value: Callable[[str], Any]) -> str:
     return "".join([f":{option}={bracketed(each)}" for option, each in given])
 
 
+def _nearest(name: str, value: str) -> list[str]:
+    """The option that was probably meant, as a hint."""
+    from difflib import get_close_matches  # noqa: PLC0415 - slow to import, seldom needed
+
+    spelt = name.replace("_", "-").lower()
+    return [f"did you mean {each}={value or '…'}?" for each in get_close_matches(spelt, OPTIONS, n=1)]
+
+
 def _looks_like_ipv6(text: str) -> bool:
     """Whether what is not an output G:P:IF is one with an IPv6 address, without brackets."""
     from ipaddress import IPv6Address  # noqa: PLC0415 - slow to import, seldom needed
@@ -111,6 +119,7 @@ def _options(text: str, options: list[str]) -> dict[str, Any]:
         if name not in OPTIONS or not given:
             raise UsageError(
                 f"Invalid output {text!r}: {option!r} is not an option of an output",
+                *_nearest(name, value),
                 f"after G:P:IF, each once: {', '.join(f':{known}=…' for known in OPTIONS)}",
             )
         is_number = value.isascii() and value.isdecimal() and len(value) < 10  # noqa: PLR2004

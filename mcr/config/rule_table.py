@@ -71,6 +71,15 @@ _OUTPUT: Final[dict[str, _Check]] = _ENDPOINT | _OPTIONS | _RANGE
 _LABELS: Final[dict[str, _Check]] = {"name": ((str,), check_label), "rule_id": ((str,), check_label)}
 _CHOICES: Final[dict[str, _Check]] = {"health": ((str,), Health.parse)}
 _RULE: Final = (*_LABELS, "input", "outputs", *_CHOICES)
+_EXAMPLES: Final[Mapping[str | int, str]] = {
+    "input": 'for example: input = { interface = "eth0", group = "239.1.1.1", port = 5000 }',
+    "outputs": _EXAMPLE,
+}
+_BELONG: Final = (
+    (frozenset(_INPUT) - frozenset(_OPTIONS), _EXAMPLES["input"].replace("for example", "it belongs to the input")),
+    (frozenset(_OPTIONS), 'it belongs to an output: outputs = ["239.2.2.2:6000:eth1:ttl=8"]'),
+)
+"""Keys that stand in a rule's table where they mean nothing, with where they belong."""
 
 
 @attrs.frozen(order=True)
@@ -115,7 +124,8 @@ class FileFaults:
         """Whether a value is of one of these types; else it is noted."""
         if type(value) not in types:  # isinstance would let true pass for 1
             allowed = " or ".join(_TYPES[each] for each in types)
-            self.add(path, f"{what} must be {allowed}, not {_TYPES.get(type(value), 'a date or time')}")
+            hints = [_EXAMPLES[path[-1]]] if path and path[-1] in _EXAMPLES else []
+            self.add(path, f"{what} must be {allowed}, not {_TYPES.get(type(value), 'a date or time')}", *hints)
         elif isinstance(value, str) and len(value) > _MAX_TEXT:
             self.add(path, f"{what} is longer than {_MAX_TEXT:,} characters")
         elif isinstance(value, int) and value not in _WHOLE:
@@ -127,11 +137,13 @@ class FileFaults:
     def unknown(self, path: Path, name: str, known: Collection[str], what: str) -> None:
         """Note a key that means nothing."""
         shown = name if len(name) < _MAX_TEXT else f"{name[:_MAX_TEXT]}…"
-        nearest = difflib.get_close_matches(shown, known, n=1)
+        spelt = shown.removeprefix("MCR_").replace("-", "_").lower()  # as a variable or an option, perhaps
+        nearest = difflib.get_close_matches(spelt, known, n=1)
+        parts = [hint for those, hint in _BELONG if what == "a rule" and spelt in those]
         self.add(
             (*path, name),
             f"Unknown key {shown!r} in {what}",
-            *(f"did you mean {each}?" for each in nearest),
+            *(parts or [f"did you mean {each}?" for each in nearest]),
             f"keys of {what}: {', '.join(known)}",
         )
 
@@ -253,7 +265,7 @@ def _taken_apart(value: object) -> object:
         return value
     group, port = value.get("group"), value.get("port")
     parts = group_parts(group) if isinstance(group, str) and "/" in group and "prefix" not in value else {}
-    if isinstance(port, str) and "-" in port and "last_port" not in value:
+    if isinstance(port, str) and "last_port" not in value:
         with suppress(ValueError):
             parts |= port_parts(port)
     return value | parts if parts else value
@@ -261,7 +273,7 @@ def _taken_apart(value: object) -> object:
 
 def _is_no_port(port: object) -> bool:
     """Whether it is a text that is neither a range of ports nor the number of one."""
-    return isinstance(port, str) and len(port) <= _MAX_TEXT and not port.isdecimal()
+    return isinstance(port, str) and len(port) <= _MAX_TEXT
 
 
 def _members(

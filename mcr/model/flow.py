@@ -72,15 +72,23 @@ def parse_address(text: str, what: str) -> Address:
     try:
         address = ip_address(text[1:-1] if text.startswith("[") and text.endswith("]") and ":" in text else text)
     except (AddressValueError, ValueError):
-        raise InvalidParams(
-            f"Invalid {what}: {text!r} is not an IP address", "an address such as 239.1.1.1 or ff15::1"
-        ) from None
+        raise InvalidParams(f"Invalid {what}: {text!r} is not an IP address", _example(text, what)) from None
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         plain = str(address).partition("%")[0]
         raise InvalidParams(f"Invalid {what}: {text!r} names a zone", f"its interface says that already: {plain}")
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         raise InvalidParams(f"Invalid {what}: {text!r} stands for an IPv4 address", f"write {address.ipv4_mapped}")
     return address
+
+
+def _example(text: str, what: str) -> str:
+    """An address that may stand there: no group is a source."""
+    if "source" not in what:
+        return "an address such as 239.1.1.1 or ff15::1"
+    address, slash, _ = text.partition("/")
+    return "a host's address" + (
+        f", without a prefix: {address.strip('[]')}" if slash else " such as 192.0.2.5 or 2001:db8::5"
+    )
 
 
 def check_scope(group: Address, what: str) -> None:

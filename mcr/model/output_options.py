@@ -33,6 +33,12 @@ class Sockets(enum.StrEnum):
 _MAX_TTL: Final = 255
 _MAX_DSCP: Final = 63
 _MAX_PORT: Final = 65_535
+_SERVICES: Final = {  # classes of service by name (RFC 2474, 2597, 3246, 5865)
+    **{f"CS{number}": 8 * number for number in range(8)},
+    **{f"AF{number}{drop}": 8 * number + 2 * drop for number in range(1, 5) for drop in range(1, 4)},
+    "EF": 46,
+    "VA": 44,
+}
 
 
 def check_ttl(ttl: int | str | None) -> None:
@@ -42,6 +48,9 @@ def check_ttl(ttl: int | str | None) -> None:
 
 def check_dscp(dscp: int | str | None) -> None:
     """Raise `InvalidParams` unless datagrams may leave with this DSCP (RFC 2474)."""
+    named = _SERVICES.get(dscp.upper()) if isinstance(dscp, str) else None
+    if named is not None:
+        raise InvalidParams(f"Invalid dscp: {dscp!r}", f"write its number: dscp={named}")
     _check_number(dscp, 0, _MAX_DSCP, "dscp", KEEP)
 
 

@@ -258,26 +258,13 @@ class Catalog:
         """The part of a rule's identity that another rule has already, if any."""
         if taken := next((claim for claim in rule.input.claims if claim in self._by_claim), None):
             holder = self._by_claim[taken]
-            named = f"--rule-id {shlex.quote(holder)}"
-            same = self._by_id[holder].rule.input == rule.input
-            return RuleExists(
-                f"Rule already exists: {self._by_id[holder].rule.label} takes {rule.input if same else taken}",
-                f"remove it first: mcrctl remove {named}",
-                f"or change its outputs: mcrctl change {named} --add-outputs G:P:IF",
-                *self._renaming(rule, holder),
-            )
+            there = self._by_id[holder].rule
+            return _same_input(there, rule) if there.input == rule.input else _overlap(there, taken)
         if rule.rule_id in self._by_id:
             return RuleExists(f"Rule already exists: {rule.rule_id}", "give another --rule-id, or none")
         if rule.name is not None and rule.name in self._by_name:
             return self._has_the_name(rule)
         return None
-
-    def _renaming(self, rule: Rule, holder: str) -> Iterator[str]:
-        """How the rule that is there gets another name, if that is what differs."""
-        there = self._by_id[holder].rule
-        if rule.name not in {None, there.name} and {*rule.outputs} == {*there.outputs}:
-            new_name = shlex.quote(rule.name or "")
-            yield f"or its name: mcrctl change --rule-id {shlex.quote(holder)} --new-name {new_name}"
 
     def _has_the_name(self, rule: Rule) -> RuleExists:
         holder = self._by_name[rule.name or ""]
@@ -407,6 +394,27 @@ def _same(what: str, value: object, earlier: int, index: int) -> RuleExists:
     return RuleExists(
         f"Rule already exists: rules[{index}] has the same {what} as rules[{earlier}], {value}",
         "every rule needs an input, an id and a name of its own",
+    )
+
+
+def _same_input(there: Rule, rule: Rule) -> RuleExists:
+    named = f"--rule-id {shlex.quote(there.rule_id)}"
+    hints = [
+        f"remove it first: mcrctl remove {named}",
+        f"or change its outputs: mcrctl change {named} --add-outputs G:P:IF",
+    ]
+    if rule.name not in {None, there.name} and {*rule.outputs} == {*there.outputs}:
+        hints.append(f"or its name: mcrctl change {named} --new-name {shlex.quote(rule.name or '')}")
+    return RuleExists(f"Rule already exists: {there.label} takes {there.input}", *hints)
+
+
+def _overlap(there: Rule, taken: Claim) -> RuleExists:
+    """Of inputs that share a flow and are not the same: other outputs would not help."""
+    parts = [*(["groups or ports"] if there.input.is_range else []), *(["sources"] if there.input.sources else [])]
+    return RuleExists(
+        f"Rule already exists: {there.label} takes {taken}",
+        f"choose {' or '.join(parts)} that it does not take: it takes {there.input}",
+        f"or remove it first: mcrctl remove --rule-id {shlex.quote(there.rule_id)}",
     )
 
 

@@ -31,7 +31,8 @@ def link_to_nothing(path: Path) -> McrError:
 
 def not_made_again(path: Path, number: int) -> SystemFault:
     """Why there is no file where mcrd had one."""
-    remedy = f"make {path.parent} again, for mcrd's user alone, then try again: mcrd saves all rules there"
+    room = "make room on its disk, and " if number == errno.ENOSPC else ""
+    remedy = f"{room}make {path.parent} again, for mcrd's user alone, then try again: mcrd saves all rules there"
     if number == errno.EROFS:  # so it is for the service, whose unit lets it write in that directory alone
         remedy = (
             "of the service: put them in /etc/mcr/rules.d, then: systemctl restart mcrd, which makes"

@@ -42,7 +42,7 @@ input = { interface = "a name that is too long", group = "10.0.0.1", port = 5000
 
 [[rule]]
 naem = "two"
-input = { interface = "eth0", group = "239.1.1.2", port = "5000" }
+input = { interface = "eth0", group = "239.1.1.2", port = "x" }
 outputs = ["239.2.2.2:6000:eth1"]
 """
 

@@ -128,8 +128,8 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
             ["2: Invalid input port: '5000-' is not a port", "2: Invalid input group"],
         ),
         (
-            rule(input="interface = 'eth0', group = '239.1.1.1', port = '5000'"),
-            ["2: input port must be a whole number, not a string"],
+            rule(input="interface = 'eth0', group = '239.1.1.1', port = ''"),
+            ["2: Invalid input port: '' is not a port"],
         ),
         (rule("outputs = ['239.2.2.2:6000:eth1:gso=65']\n"), ["3: Invalid gso: '65'"]),
         (
@@ -173,6 +173,10 @@ def test_each_fault_is_told_with_its_line(tmp_path: Path, text: str, told: list[
         assert fault.startswith(f"a.toml:{expected}")
 
 
+_OUTPUTS_EXAMPLE = 'for example: outputs = ["239.2.2.2:6000:eth1", "192.0.2.7:6000:eth2:gso=8"]'
+_INPUT_EXAMPLE = 'for example: input = { interface = "eth0", group = "239.1.1.1", port = 5000 }'
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
@@ -181,12 +185,25 @@ def test_each_fault_is_told_with_its_line(tmp_path: Path, text: str, told: list[
         ("[[rules]]", "did you mean rule?"),
         ("num_workers = 3", "it is a setting: put it below [settings]"),
         (rule("output = []\n"), "did you mean outputs?"),
-        (rule("outputs = ['a']\n"), 'for example: outputs = ["239.2.2.2:6000:eth1", "192.0.2.7:6000:eth2:gso=8"]'),
+        ("[settings]\nMCR_NUM_WORKERS = 1", "did you mean num_workers?"),
+        ("[settings]\nnum-workers = 1", "did you mean num_workers?"),
+        ("[[rule]]\ninput = 'eth0'\noutputs = ['239.2.2.2:1:e']", _INPUT_EXAMPLE),
+        (rule("outputs = '239.2.2.2:6000:eth1'\n"), _OUTPUTS_EXAMPLE),
+        (rule("ttl = 5\n"), 'it belongs to an output: outputs = ["239.2.2.2:6000:eth1:ttl=8"]'),
+        (rule("group = '239.1.1.1'\n"), _INPUT_EXAMPLE.replace("for example", "it belongs to the input")),
+        (rule("outputs = ['239.2.2.2:6000:eth1:dscp=ef']\n"), "write its number: dscp=46"),
+        (rule("outputs = ['a']\n"), _OUTPUTS_EXAMPLE),
     ],
 )
 def test_a_fault_has_its_remedy(tmp_path: Path, text: str, hint: str) -> None:
     (fault,) = read(tmp_path, text).faults
     assert hint in fault.hints
+
+
+def test_a_port_may_be_a_text_as_a_range_is(tmp_path: Path) -> None:
+    found = read(tmp_path, rule(input="interface = 'eth0', group = '239.1.1.1', port = '5000'"))
+    assert [(each.rule.input.port, each.rule.input.last_port) for each in found.rules] == [(5000, None)]
+    assert not found.faults
 
 
 def test_faults_are_told_in_the_order_of_the_files(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_an_option_given_twice_is_told(run: Run, daemon: Daemon, args: tuple[str
         (("log-level", "put"), "No such command 'put'", None),
         (("lst",), "No such command 'lst'", "did you mean list?"),
         (("--jsn", "list"), "No such option '--jsn'", "did you mean --json?"),
+        (("add", "--healt", "auto"), "No such option '--healt'", "did you mean --health?"),
         (("add", "--input-prt", "1"), "No such option '--input-prt'", None),
         (("list-workers", "extra"), "Got unexpected extra argument (extra)", "see: mcrctl list-workers --help"),
         (("list", "--control-socket"), "Option '--control-socket' requires an argument", None),
@@ -300,7 +301,10 @@ _KNOWN = "after G:P:IF, each once: :gso=…, :ttl=…, :dscp=…, :source=…, :
 @pytest.mark.parametrize(
     ("option", "hint"),
     [
-        *((unknown, _KNOWN) for unknown in ("9", "gso", "mtu=9", "source_port=9")),
+        *((unknown, _KNOWN) for unknown in ("9", "mtu=9")),
+        ("tll=8", "did you mean ttl=8?"),
+        ("source_port=9", "did you mean source-port=9?"),
+        ("gso", "did you mean gso=…?"),
         ("gso=off:gso=off", "each option once"),
     ],
 )

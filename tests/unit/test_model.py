@@ -73,6 +73,21 @@ def test_an_ipv6_address_that_cannot_be_meant_is_refused_with_the_remedy(text: s
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("198.18.1.10/24", "a host's address, without a prefix: 198.18.1.10"),
+        ("[fd00::1]/64", "a host's address, without a prefix: fd00::1"),
+        ("encoder", "a host's address such as 192.0.2.5 or 2001:db8::5"),
+    ],
+)
+def test_where_a_source_belongs_no_group_is_proposed(text: str, hint: str) -> None:
+    for what in ("input source", "output source", "input sources"):
+        with pytest.raises(InvalidParams, match=f"Invalid {what}: ") as caught:
+            parse_address(text, what)
+        assert caught.value.hints == (hint,)
+
+
+@pytest.mark.parametrize(
     ("group", "said"),
     [
         ("::", "is not an address that datagrams are sent to"),

@@ -143,6 +143,19 @@ def test_what_list_prints_is_taken(run: Run, daemon: Daemon, batch: Write) -> No
     assert daemon.calls == [("add", {"rules": [rule]})]
 
 
+def test_outputs_in_json_may_be_texts_as_in_files(run: Run, daemon: Daemon, batch: Write) -> None:
+    plain = {name: LISTED[name] for name in ("rule_id", "input")}
+    texts = plain | {"outputs": ["239.2.2.2:5001:eth1", "239.2.2.3:5001-5004:eth1:ttl=8"]}
+    run("add", "--batch", batch(json.dumps(texts)))
+    more = {"group": "239.2.2.3", "port": 5001, "last_port": 5004, "interface": "eth1", "ttl": 8}
+    assert daemon.calls == [("add", {"rules": [plain | {"outputs": [OUTPUT, more]}]})]
+    daemon.calls.clear()
+    file = batch(json.dumps([texts, plain | {"outputs": ["239.2.2.2:eth1"]}]))
+    told = run("add", "--batch", file)[2]
+    assert f"{file}: rules[1]: Invalid output '239.2.2.2:eth1': interface missing in G:P:IF" in told[0]
+    assert daemon.calls == []
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -140,7 +140,8 @@ def test_what_nobody_asked_for_is_not_shown() -> None:
     ("name", "value", "said"),
     [
         *(("ttl", value, "a number from 1 to 255, or keep, or dec") for value in (0, 256, -1, True, "", "8", "kept")),
-        *(("dscp", value, "a number from 0 to 63, or keep") for value in (-1, 64, "dec", "EF")),
+        *(("dscp", value, "a number from 0 to 63, or keep") for value in (-1, 64, "dec", "AF44")),
+        *(("dscp", value, f"write its number: dscp={n}") for value, n in (("EF", 46), ("af41", 34), ("cs5", 40))),
         *(("source_port", value, "a number from 1 to 65535, or keep") for value in (0, 65_536, "kept")),
         ("source_port", "keep", "source=keep, or source=ADDR with an address of this machine: ip address show"),
         ("source", "kept", "an address of this machine, or keep"),

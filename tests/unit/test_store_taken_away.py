@@ -147,8 +147,9 @@ def test_a_file_that_cannot_be_made_again_leaves_nothing_there_and_the_former_on
         (tmp_path / FILE).rename(tmp_path / "away")
         with monkeypatch.context() as full:
             full.setattr(rule_table, "_write_one", refuse_as_full)
-            with pytest.raises(SystemFault, match="can't be made again: No space left"):
+            with pytest.raises(SystemFault, match="can't be made again: No space left") as caught:
                 file.write([Put(rule(2))])
+        assert caught.value.hints[-1].startswith(f"make room on its disk, and make {tmp_path} again")
         assert [each.name for each in tmp_path.iterdir()] == ["away"]
         (tmp_path / "copy").mkdir(mode=0o700)
         shutil.copyfile(tmp_path / "away", tmp_path / "copy" / FILE)

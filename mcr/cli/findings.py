@@ -1,8 +1,10 @@
 """`mcrctl why` and `mcrctl doctor`: findings, one line each, and an exit status that says how bad the worst is."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import Any, Final
 
 import click
@@ -16,6 +18,9 @@ from mcr.text.visible import visible
 
 _EXIT_STATUS: Final = {"ok": 0, "advice": 1, "fault": 2}
 _COLOURS: Final = {"ok": "green", "advice": "yellow", "fault": "red"}
+_BESIDE: Final = " " * 8  # what a verdict takes
+_COMMAND: Final = re.compile(r"(?<=[:(;] |.\()(?:sudo|mcrctl|ip|sysctl|systemctl|ethtool|df|nft|tc|bridge) [^;()]*")
+_KEPT: Final = "\0"  # a space at which a line does not end
 _NETWORK: Final = "/proc/self/ns/net"
 _NAMED_NETWORKS: Final = "/run/netns"  # ip-netns(8)
 
@@ -109,9 +114,8 @@ def _way_to_its_network(session: Session) -> str:
         return ""
     name = _name_of(network)
     way = f"ip netns exec {visible(name)}" if name else f"nsenter --net=/proc/{process}/ns/net"
-    return (
-        f"note    mcrd runs in another network namespace than this shell: run these commands there: sudo {way} COMMAND"
-    )
+    note = f"mcrd runs in another network namespace than this shell: run these commands there: sudo {way} COMMAND"
+    return f"note    {_folded(note, terminal.width())}"
 
 
 def _name_of(network: int) -> str:
@@ -122,12 +126,22 @@ def _name_of(network: int) -> str:
         return ""
 
 
-def findings_view(findings: Sequence[dict[str, Any]], _width: int | None) -> str:
-    """Findings, one line each."""
-    return "\n".join(_line(finding) for finding in findings)
+def findings_view(findings: Sequence[dict[str, Any]], width: int | None) -> str:
+    """Findings, one line each; folded between words where the terminal is too narrow."""
+    return "\n".join(_line(finding, width) for finding in findings)
 
 
-def _line(finding: dict[str, Any]) -> str:
-    verdict = terminal.style(f"{finding['verdict']:<6}", fg=_COLOURS[finding["verdict"]])
+def _line(finding: dict[str, Any], width: int | None) -> str:
     remedy = f"; {finding['remedy']}" if finding["remedy"] else ""
-    return f"{verdict}  {finding['what']} ({finding['evidence']}){remedy}"
+    text = f"{finding['what']} ({finding['evidence']}){remedy}"
+    verdict = terminal.style(f"{finding['verdict']:<6}", fg=_COLOURS[finding["verdict"]])
+    return f"{verdict}  {_folded(text, width)}"
+
+
+def _folded(text: str, width: int | None) -> str:
+    """Text beside a verdict. A command stays whole, to be copied: the terminal folds it if even a line is too short."""
+    if width is None or len(text) <= width - len(_BESIDE):
+        return text
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _KEPT), text)
+    lines = wrap(whole, max(width - len(_BESIDE), 1), break_long_words=False, break_on_hyphens=False)
+    return f"\n{_BESIDE}".join(lines).replace(_KEPT, " ")

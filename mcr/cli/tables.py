@@ -16,6 +16,7 @@ from mcr.cli.grid import clip, fits, table
 from mcr.cli.health import health_table, health_view
 from mcr.cli.quantities import count, duration, endpoint, input_text, label, megabits, rate, size
 from mcr.text.answers import NO_ANSWER
+from mcr.text.plurals import counted
 
 _NO_RULES: Final = (
     "No rules. Add one:\n  mcrctl add --input-interface IF --input-group G --input-port P --outputs G:P:IF[,G:P:IF...]"
@@ -24,7 +25,9 @@ _NO_WORKERS: Final = "No workers. See the log of mcrd for why."
 _LOSS: Final = "red"
 _NOTE: Final = "yellow"
 _NAMED: Final = 3  # rules before a reason that they share
-_HOSTS: Final = 5  # that wait, in one table
+_HOSTS: Final = 5  # that wait, in one table; and outputs with errors, where lines are few
+_CAUSE_COLUMNS: Final = 24  # that the meaning of a counter has at least
+_REASON_COLUMNS: Final = 24  # that a reason has at least beside the rest of its row
 _LOST: Final = "What is sent to a host that does not answer is lost, though it counts as sent."
 _GROUPS: Final = frozenset(map(str, range(224, 240)))  # first numbers of IPv4 groups
 _MEANING_COLUMNS: Final = 40  # that the meaning of a setting has at least beside it
@@ -154,7 +157,10 @@ def levels_view(levels: dict[str, str], width: int | None) -> str:
 
 
 def watched_view(stats: dict[str, Any], width: int | None, height: int | None) -> str:
-    """Statistics for so many lines of a terminal. If they don't fit, zeros and workers are left out first."""
+    """Statistics for so many lines of a terminal.
+
+    If they don't fit, zeros and workers are left out first. What fails stands before the rules then: their end is cut.
+    """
     whole = stats_view(stats, width)
     if height is None or len(whole.splitlines()) <= height:
         return whole
@@ -209,18 +215,23 @@ def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False)
     if short:
         counters = tuple(name for name in counters if name not in _CAUSES or (causes | ingress)[name])
         sent = tuple(name for name in sent if name not in _CAUSES or egress[name])
+    troubles = (
+        _failing_outputs_table(stats["rules"], width, most=_HOSTS if short else None),
+        *_silent_hosts(stats["rules"], width),
+    )
     parts = [
-        _block("Ingress", causes | ingress, counters, recv=f"{rate(ingress['pps'])} pps"),
+        _block("Ingress", causes | ingress, counters, width, recv=f"{rate(ingress['pps'])} pps"),
         _block(
             "Egress",
             egress,
             sent,
+            width,
             sent=f"{rate(egress['pps'])} pps",
             bytes=f"{megabits(bps)} Mbit/s",
         ),
+        *(troubles if short else ()),
         _rules_table(stats["rules"], width) or _NO_RULES,
-        _failing_outputs_table(stats["rules"], width),
-        *_silent_hosts(stats["rules"], width),
+        *(() if short else troubles),
         health_table(stats["rules"], width),
         "" if short else _workers_table(stats["workers"], stats.get("kernel_path", {}), width),
     ]
@@ -261,14 +272,16 @@ def _sent_formerly(rules: Sequence[Any]) -> Iterator[str]:
             yield f"{count(sent)} of the rule's sent{also} are of outputs that it has no more."
 
 
-def _block(title: str, values: dict[str, Any], names: Iterable[str], **rates: str) -> str:
+def _block(title: str, values: dict[str, Any], names: Iterable[str], width: int | None, **rates: str) -> str:
     lines = [title]
     for name in names:
         value = values[name]
         line = f"  {name:<12} {count(value):>19}"
         if value and name in _CAUSES:
             colour, cause = _CAUSES[name]
-            line = terminal.style(f"{line}  {cause}", fg=colour)
+            beside = " " * (len(line) + 2)
+            folded = [cause] if width is None else wrap(cause, max(width - len(beside), _CAUSE_COLUMNS))
+            line = terminal.style(f"{line}  " + f"\n{beside}".join(folded), fg=colour)
         elif name in rates:
             line = f"{line}  {rates[name]}"
         lines.append(line)
@@ -296,14 +309,25 @@ def _rules_table(rules: Sequence[Any], width: int | None) -> str:
     return table(header, rows, width)
 
 
-def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:
+def _failing_outputs_table(rules: Sequence[Any], width: int | None, *, most: int | None = None) -> str:
     rows = [
         [rule["name"] or rule["rule_id"], endpoint(output), count(output["errors"]), _last_error(output)]
         for rule in rules
         for output in rule["outputs"]
         if output["errors"]
     ]
-    return table(["RULE", "=OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
+    drawn = _with_reasons(["RULE", "=OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows[:most], width)
+    more = len(rows) - len(rows[:most])
+    return f"{drawn}\n{counted(more, 'more output')} with errors: mcrctl stats" if more else drawn
+
+
+def _with_reasons(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
+    """A table whose last column has reasons, which stand below their rows where there is no room beside them."""
+    least = [[*row[:-1], clip(row[-1], _REASON_COLUMNS)] for row in (header, *rows)]
+    if width is None or fits(least, width):
+        return table(header, rows, width)
+    below = [wrap(row[-1], max(width - 4, _REASON_COLUMNS), break_on_hyphens=False) for row in (header, *rows)]
+    return table(header[:-1], [row[:-1] for row in rows], width, below=below)
 
 
 def _silent_hosts(rules: Sequence[Any], width: int | None) -> Iterator[str]:
@@ -318,9 +342,10 @@ def _silent_hosts(rules: Sequence[Any], width: int | None) -> Iterator[str]:
         if output.get("state") == "waiting" and not _is_group(output["group"]) and NO_ANSWER in output["reason"]
     ]
     if waiting:
-        yield table(["RULE", "=HOST THAT WAITS", "#SENT", "WHY"], waiting[:_HOSTS], width)
+        yield _with_reasons(["RULE", "=HOST THAT WAITS", "#SENT", "WHY"], waiting[:_HOSTS], width)
         more = f"{len(waiting) - _HOSTS:,} more wait: mcrctl list. " if len(waiting) > _HOSTS else ""
-        yield terminal.style(f"{more}{_LOST}", fg=_NOTE)
+        lost = f"{more}{_LOST}"
+        yield terminal.style(lost if width is None else "\n".join(wrap(lost, width)), fg=_NOTE)
 
 
 def _last_error(output: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from mcr.cli import findings as shown
@@ -39,6 +40,20 @@ def test_a_finding_is_a_line(run: Any, daemon: Any, capsys: Any) -> None:
         "fault   eth0 is down (ip link show dev eth0); ip link set dev eth0 up",
     ]
     assert daemon.calls == [("why", {"rule": "tv"}), ("version", None)]
+
+
+def test_in_a_terminal_lines_end_between_words_and_commands_stay_whole() -> None:
+    command = "sudo ip link add link eth1 name eth1.7 type vlan id 7"
+    remedy = f"make a device of the VLAN, and send by that: {command}; or leave the tag out"
+    shown_as = click.unstyle(shown.findings_view([FAULT | {"remedy": remedy}, OK], 60)).splitlines()
+    assert shown_as == [
+        "fault   eth0 is down (ip link show dev eth0); make a device",
+        "        of the VLAN, and send by that:",
+        f"        {command};",
+        "        or leave the tag out",
+        "ok      eth0 is up (ip link show dev eth0)",
+    ]
+    assert click.unstyle(shown.findings_view([FAULT | {"remedy": remedy}], None)).count("\n") == 0
 
 
 def test_an_empty_rule_is_no_rule(run: Any, daemon: Any) -> None:

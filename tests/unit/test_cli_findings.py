@@ -15,26 +15,25 @@ ADVICE = OK | {"verdict": "advice", "what": "it could be better", "remedy": "do 
 FAULT = OK | {"verdict": "fault", "what": "eth0 is down", "remedy": "ip link set dev eth0 up"}
 
 
-def ask(run: Any, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[Any, str]:
+def ask(run: Any, *words: str) -> tuple[Any, str]:
     """Exit status and standard output."""
-    with pytest.raises(SystemExit) as ended:
-        run(*words)
-    return ended.value.code, capsys.readouterr().out
+    status, out, _ = run(*words)
+    return status, out
 
 
 @pytest.mark.parametrize(
     ("findings", "status"),
     [([OK], 0), ([OK, ADVICE, OK], 1), ([ADVICE, FAULT, OK], 2), ([], 0)],
 )
-def test_exit_status_is_that_of_the_worst(run: Any, daemon: Any, capsys: Any, findings: Any, status: int) -> None:
+def test_exit_status_is_that_of_the_worst(run: Any, daemon: Any, findings: Any, status: int) -> None:
     daemon.results["why"] = findings
-    assert ask(run, capsys, "why", "tv")[0] == status
-    assert ask(run, capsys, "why", "tv", "--json") == (status, json.dumps(findings) + "\n")
+    assert ask(run, "why", "tv")[0] == status
+    assert ask(run, "why", "tv", "--json") == (status, json.dumps(findings) + "\n")
 
 
-def test_a_finding_is_a_line(run: Any, daemon: Any, capsys: Any) -> None:
+def test_a_finding_is_a_line(run: Any, daemon: Any) -> None:
     daemon.results["why"] = [OK, ADVICE, FAULT]
-    assert ask(run, capsys, "why", "tv")[1].splitlines() == [
+    assert ask(run, "why", "tv")[1].splitlines() == [
         "ok      eth0 is up (ip link show dev eth0)",
         "advice  it could be better (ip link show dev eth0); do this",
         "fault   eth0 is down (ip link show dev eth0); ip link set dev eth0 up",
@@ -74,7 +73,7 @@ def test_what_could_not_be_found_out_is_no_verdict(run: Any, daemon: Any) -> Non
 
 @pytest.mark.parametrize("named", [True, False])
 def test_remedies_say_where_mcrd_is_if_it_is_elsewhere(
-    run: Any, daemon: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, named: bool
+    run: Any, daemon: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, named: bool
 ) -> None:
     network = tmp_path / "plant"
     network.touch()
@@ -85,9 +84,9 @@ def test_remedies_say_where_mcrd_is_if_it_is_elsewhere(
     note = (
         f"note    mcrd runs in another network namespace than this shell: run these commands there: sudo {way} COMMAND"
     )
-    assert ask(run, capsys, "why", "tv")[1].splitlines()[1:] == [note]
-    assert json.loads(ask(run, capsys, "why", "tv", "--json")[1]) == [FAULT]
+    assert ask(run, "why", "tv")[1].splitlines()[1:] == [note]
+    assert json.loads(ask(run, "why", "tv", "--json")[1]) == [FAULT]
     daemon.results["why"] = [OK]
-    assert "note" not in ask(run, capsys, "why", "tv")[1]
+    assert "note" not in ask(run, "why", "tv")[1]
     daemon.results |= {"why": [FAULT], "version": {"network_namespace": Path("/proc/self/ns/net").stat().st_ino}}
-    assert "note" not in ask(run, capsys, "why", "tv")[1]
+    assert "note" not in ask(run, "why", "tv")[1]

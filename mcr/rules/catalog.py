@@ -4,7 +4,6 @@ Each change is planned, then applied by others, and noted when that has succeede
 """
 
 import difflib
-import shlex
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -18,6 +17,7 @@ from mcr.model.flow import Address, Claim
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import NO_RULES, Rule, RuleChange
 from mcr.model.selection import Selection
+from mcr.rules.clashes import overlap, same_input
 from mcr.rules.destinations import Destinations
 from mcr.rules.loopback import refuse_loops
 
@@ -259,7 +259,7 @@ class Catalog:
         if taken := next((claim for claim in rule.input.claims if claim in self._by_claim), None):
             holder = self._by_claim[taken]
             there = self._by_id[holder].rule
-            return _same_input(there, rule) if there.input == rule.input else _overlap(there, taken)
+            return same_input(there, rule) if there.input == rule.input else overlap(there, taken)
         if rule.rule_id in self._by_id:
             return RuleExists(f"Rule already exists: {rule.rule_id}", "give another --rule-id, or none")
         if rule.name is not None and rule.name in self._by_name:
@@ -394,27 +394,6 @@ def _same(what: str, value: object, earlier: int, index: int) -> RuleExists:
     return RuleExists(
         f"Rule already exists: rules[{index}] has the same {what} as rules[{earlier}], {value}",
         "every rule needs an input, an id and a name of its own",
-    )
-
-
-def _same_input(there: Rule, rule: Rule) -> RuleExists:
-    named = f"--rule-id {shlex.quote(there.rule_id)}"
-    hints = [
-        f"remove it first: mcrctl remove {named}",
-        f"or change its outputs: mcrctl change {named} --add-outputs G:P:IF",
-    ]
-    if rule.name not in {None, there.name} and {*rule.outputs} == {*there.outputs}:
-        hints.append(f"or its name: mcrctl change {named} --new-name {shlex.quote(rule.name or '')}")
-    return RuleExists(f"Rule already exists: {there.label} takes {there.input}", *hints)
-
-
-def _overlap(there: Rule, taken: Claim) -> RuleExists:
-    """Of inputs that share a flow and are not the same: other outputs would not help."""
-    parts = [*(["groups or ports"] if there.input.is_range else []), *(["sources"] if there.input.sources else [])]
-    return RuleExists(
-        f"Rule already exists: {there.label} takes {taken}",
-        f"choose {' or '.join(parts)} that it does not take: it takes {there.input}",
-        f"or remove it first: mcrctl remove --rule-id {shlex.quote(there.rule_id)}",
     )
 
 

@@ -34,7 +34,7 @@ def events(session: Session, *, follow: bool) -> None:
     Changes of rules, interfaces, hosts and workers are no events: mcrd's log has them.
 
     mcrd remembers the newest 1,000 events since it was started. With --follow these come first, then what happens. With
-    --json and --follow each is a line. If mcrd ends meanwhile, the next one is waited for.
+    --json and --follow each is a line. If mcrd ends meanwhile, standard error says so, and the next one is waited for.
     """
     if not follow:
         found = session.call("events")["events"]
@@ -75,6 +75,7 @@ def _line(event: dict[str, Any]) -> str:
 
 def _follow(session: Session) -> None:
     told, of, seen = 0, None, False  # number of the newest, and when the mcrd that counts them was started
+    waits = False
     while True:
         try:
             with session.connect() as daemon:
@@ -86,9 +87,12 @@ def _follow(session: Session) -> None:
                         for event in found:
                             terminal.show(json.dumps(event) if session.json else _line(event))
                             told = event["number"]
-                    seen = True
+                    seen, waits = True, False
                     time.sleep(_INTERVAL)
         except McrError as error:
             if not (seen and error.passing):
                 raise
+        if not waits:
+            terminal.show("mcrd has gone: waiting for the next one", err=True)
+        waits = True
         time.sleep(_INTERVAL)

@@ -47,7 +47,7 @@ def test_each_event_is_followed_once_also_over_a_restart(
     """Another mcrd counts from 1 again."""
     gone = SystemFault("", 111)
     gone.passing = True
-    answers: list[Any] = [[SILENT], [], gone, [BACK | {"number": 1}], KeyboardInterrupt()]
+    answers: list[Any] = [[SILENT], [], gone, gone, [BACK | {"number": 1}], KeyboardInterrupt()]
     asked = []
 
     def call(_: Daemon, method: str, params: Any = None) -> Any:
@@ -61,7 +61,7 @@ def test_each_event_is_followed_once_also_over_a_restart(
 
     monkeypatch.setattr(Daemon, "call", call)
     monkeypatch.setattr("time.sleep", lambda _: None)
-    status, out, _ = run("events", "--follow", "--json")
-    assert status == 0
+    status, out, told = run("events", "--follow", "--json")
+    assert (status, told) == (0, ["mcrd has gone: waiting for the next one"])
     assert [json.loads(line) for line in out.splitlines()] == [SILENT, BACK | {"number": 1}]
-    assert asked == [0, 1, 1, 0, 1]
+    assert asked == [0, 1, 1, 1, 0, 1]

@@ -40,7 +40,7 @@ _SIDES = ("in", "out")
 _NEEDS_ROOT = "captured packets are anybody's: it takes root, or CAP_NET_RAW; as root: sudo mcrctl capture"
 _BILLION = 1_000_000_000
 _COUNTED_WITHIN = 0.1  # seconds from a packet to what `stats` says of it
-_ANSWERS_WITHIN = 1  # second, at the end; then it is not waited for
+_ANSWERS_WITHIN = 3  # seconds, at the end; then it is not waited for
 _ASKED_APART = 0.5  # seconds between an answer and the next question who is refused
 
 Show = Callable[[Packet], None]

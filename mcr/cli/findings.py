@@ -21,6 +21,7 @@ _COLOURS: Final = {"ok": "green", "advice": "yellow", "fault": "red"}
 _BESIDE: Final = " " * 8  # what a verdict takes
 _COMMAND: Final = re.compile(r"(?<=[:(;] |.\()(?:sudo|mcrctl|ip|sysctl|systemctl|ethtool|df|nft|tc|bridge) [^;()]*")
 _KEPT: Final = "\0"  # a space at which a line does not end
+_OF_FILES: Final = frozenset({"saved_rules", "state_set_aside", "rules_give_way"})  # in any network the same
 _NETWORK: Final = "/proc/self/ns/net"
 _NAMED_NETWORKS: Final = "/run/netns"  # ip-netns(8)
 
@@ -98,7 +99,8 @@ def _examine_machine() -> list[dict[str, Any]]:
 def _show(session: Session, findings: Sequence[dict[str, Any]]) -> None:
     with session.understand():
         status = max(map(_badness, findings), default=0)
-        where = _way_to_its_network(session) if status and not session.json else ""
+        about = {finding["check"] for finding in findings if _badness(finding)} - _OF_FILES
+        where = _way_to_its_network(session) if about and not session.json else ""
     session.show(findings, lambda shown, width: "\n".join([findings_view(shown, width), *([where] if where else [])]))
     sys.exit(status)
 

@@ -34,18 +34,30 @@ struct chain {
 	bool part;        /* it is the first fragment */
 };
 
+static bool are_zero(const uint8_t *bytes, uint32_t count)
+{
+	while (count && !bytes[count - 1])
+		count--;
+	return !count;
+}
+
 /*
  * Whether IP drops a datagram for one of its options: nobody knows it, and its type says what to do then (RFC 8200, 4.2). Or
- * they go on behind their header.
+ * they go on behind their header, or are padded with what is not 0, or with more than Linux takes (RFC 4942, 2.1.9.5).
  */
 static bool is_option_refused(const uint8_t *option, uint32_t left)
 {
+	uint32_t padding = 0;
+
 	while (left) {
 		uint32_t size = 1; /* of a single byte of padding */
 
 		if (*option)
 			size = left > 1 ? option[1] + 2u : 2;
 		if (*option & MCR_IPV6_DROPS || size > left)
+			return true;
+		padding = *option > MCR_IPV6_PADN ? 0 : padding + size;
+		if (padding > MCR_IPV6_PADDING || (*option == MCR_IPV6_PADN && !are_zero(option + 2, size - 2)))
 			return true;
 		option += size;
 		left -= size;

@@ -31,8 +31,8 @@ struct mcr_packet {
  *   -EMSGSIZE         the datagram is longer than what was captured
  *   -EOPNOTSUPP       a fragment, with a whole IP header: of `packet` ports and payload are not known
  *   -EBADMSG          malformed: a length that contradicts another; in IPv6 also what IP drops: a routing header, an
- *                     authentication header without a key, an option that has to be known; and too many extension
- *                     headers, or a first fragment without all of them
+ *                     authentication header without a key, an option that has to be known, padding that is too long or not
+ *                     0; and too many extension headers, or a first fragment without all of them
  * The payload's size is the UDP header's (RFC 768), so Ethernet padding is not part of it. Addresses and checksums are
  * not judged here: see sanity.h.
  */

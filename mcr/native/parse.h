@@ -31,6 +31,8 @@
 #define MCR_IPV6_FRAGMENT 0xfff9 /* offset and more-fragments flag */
 #define MCR_IPV6_OFFSET   0xfff8
 #define MCR_IPV6_DROPS    0xc0 /* of an option's type: if one is set, who does not know it drops the datagram */
+#define MCR_IPV6_PADN     1    /* an option: padding of two bytes and more; 0 is a single one */
+#define MCR_IPV6_PADDING  7    /* bytes in a row, at most: more is never needed to align anything */
 
 #define MCR_IPV6_EXTENSIONS 4 /* headers before UDP's, at most: as RFC 8200, 4.1 has them, but for routing */
 

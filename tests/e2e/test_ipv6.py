@@ -19,6 +19,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
+    PadN,
     RouterAlert,
 )
 from scapy.layers.l2 import Dot1Q, Ether
@@ -242,6 +243,7 @@ def test_what_ip_would_drop_of_ipv6_is_counted_by_its_cause(plant6: Plant, make_
             bytes(frame(b"for each hop, too late", IPv6ExtHdrDestOpt(), IPv6ExtHdrHopByHop())),
             bytes(frame(b"too many", *[IPv6ExtHdrDestOpt()] * 5)),
             bytes(frame(b"an option to know", IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x7E, optdata=b"1234")]))),
+            bytes(frame(b"padding that says something", IPv6ExtHdrDestOpt(options=[PadN(optdata=b"1234")]))),
             bytes(
                 Ether(dst="33:33:00:00:00:01")
                 / IPv6(src="2001:db8::1", dst=GROUP, nh=socket.IPPROTO_AH)

@@ -92,12 +92,16 @@ static inline uint32_t put_headers(uint8_t *frame, uint32_t header, uint32_t pay
 	return ETHERNET + header + 8 + payload;
 }
 
-/* An extension header of 8 bytes, or of more. */
+/* An extension header of 8 bytes, which are padding, or of more, with an option that nobody has to know. */
 static inline uint32_t put_extension(uint8_t *at, uint8_t next, uint32_t units)
 {
 	memset(at, 0, 8 + 8 * units);
 	at[0] = next;
 	at[1] = (uint8_t)units;
+	if (units) {
+		at[2] = 0x1e; /* of an experiment (RFC 4727) */
+		at[3] = (uint8_t)(4 + 8 * units);
+	}
 	return 8 + 8 * units;
 }
 

@@ -50,22 +50,31 @@ static struct reading read4(const uint8_t *ip, uint32_t left)
 	return (struct reading){ header, udp_length(ip + header, total - header), false };
 }
 
-/* RFC 8200, 4.2: those that nobody has to know, as the first two bits of their types say, and that fill their header. */
+/*
+ * RFC 8200, 4.2: those that nobody has to know, as the first two bits of their types say, and that fill their header. Linux
+ * takes at most seven bytes of padding one after the other, and those that are 0.
+ */
 static bool are_options_fine(const uint8_t *header, uint32_t size)
 {
-	uint32_t at = 2;
+	uint32_t at = 2, last = 1, next; /* last: the last byte that is no padding */
 
-	while (at < size) {
+	for (; at < size; at = next) {
 		if (header[at] >= 0x40)
 			return false;
-		if (header[at] == 0)
-			at += 1;
-		else if (at + 1 < size)
-			at += 2u + header[at + 1];
-		else
+		if (header[at] && at + 1 == size)
+			return false;
+		next = header[at] ? at + 2u + header[at + 1] : at + 1;
+		if (next > size)
+			return false;
+		for (uint32_t i = at + 2; i < next && header[at] == 1; i++)
+			if (header[i])
+				return false;
+		if (header[at] > 1)
+			last = next - 1;
+		else if (next - 1 > last + 7)
 			return false;
 	}
-	return at == size;
+	return true;
 }
 
 /*

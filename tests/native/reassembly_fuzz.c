@@ -67,6 +67,15 @@ static void put_ipv4(const uint8_t *step, uint8_t *ip, const struct fragment *f)
 	ip[12 + place_of_key(step, 8)] = step[0] & ANOTHER;
 }
 
+/* Options that nobody has to know (RFC 4727): as padding IP takes seven bytes alone. */
+static void put_options(uint8_t *at, uint32_t size)
+{
+	for (uint32_t i = 0; i < size; i += 2u + at[i + 1]) {
+		at[i] = 0x1e;
+		at[i + 1] = (uint8_t)((size - i < 200 ? size - i : 200) - 2);
+	}
+}
+
 /* With options for the destination in front, one of 1,600 bytes or up to two of eight. */
 static void put_ipv6(const uint8_t *step, uint8_t *ip, const struct fragment *f)
 {
@@ -80,6 +89,7 @@ static void put_ipv6(const uint8_t *step, uint8_t *ip, const struct fragment *f)
 		*next = 60;
 		next = at;
 		at[1] = (uint8_t)(f->before > 16 ? f->before / 8 - 1 : 0);
+		put_options(at + 2, 8u * at[1] + 6);
 		at += 8u * (at[1] + 1);
 	}
 	*next = 44;

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 from scapy.layers.inet import IP, UDP, IPOption_NOP, IPOption_Router_Alert, in4_chksum
 from scapy.layers.inet6 import (
+    HBHOptUnknown,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -87,12 +88,20 @@ def by_scapy6(data: bytes) -> Reading:
 
 
 def are_fine(options: bytes) -> bool:
-    """RFC 8200, 4.2: of some types who does not know them drops the datagram. scapy cuts off one that is too long."""
+    """RFC 8200, 4.2: of some types who does not know them drops the datagram. scapy cuts off one that is too long.
+
+    Linux also drops it for padding of more than seven bytes, or with anything but 0 in it.
+    """
+    padding = b""
     while options:
         kind, *rest = options
         if kind >= 0x40 or (kind and (not rest or len(rest) <= rest[0])):
             return False
-        options = options[2 + rest[0] :] if kind else options[1:]
+        size = 2 + rest[0] if kind else 1
+        padding = b"" if kind > 1 else padding + options[:size]
+        if len(padding) > 7 or (kind == 1 and any(rest[1 : size - 1])):
+            return False
+        options = options[size:]
     return True
 
 
@@ -169,12 +178,17 @@ def drawn_ipv4(chance: random.Random) -> Packet:
     return ip
 
 
+def unknown(size: int) -> Packet:
+    """An option that nobody has to know (RFC 4727)."""
+    return HBHOptUnknown(otype=0x1E, optdata=bytes(size))
+
+
 def drawn_ipv6(chance: random.Random) -> Packet:
     """With up to five headers behind that of IP."""
     source = chance.choice(["fd00::1", "fe80::1", "::", "::1", "::ffff:198.18.0.1", "ff15::1", "2001:db8::1"])
     ip: Packet = IPv6(src=source, dst=chance.choice(["ff15::1", "ff02::fb", "ff32::1", "fd00::2"]))
     for _ in range(chance.choice([0, 0, 0, 1, 2, 4, 5])):
-        padding = [PadN(optdata=bytes(chance.choice([4, 4, 12])))]
+        padding = chance.choice([[PadN(optdata=bytes(4))]] * 4 + [[unknown(12)], [PadN(optdata=bytes(12))]])
         fragment = IPv6ExtHdrFragment(offset=chance.choice([0, 0, 0, 1]), m=chance.choice([0, 0, 0, 1]), id=7)
         ip /= chance.choice(
             [
@@ -203,10 +217,10 @@ def drawn_to_be_cut(chance: random.Random, number: int) -> Packet:
     """With options in front of the header of fragments, and behind it."""
     packet: Packet = IPv6(src="2001:db8::1", dst="ff15::1", hlim=chance.randint(1, 255))
     if chance.randint(0, 1):
-        packet /= IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(chance.choice([4, 12])))])
+        packet /= IPv6ExtHdrHopByHop(options=[unknown(chance.choice([4, 12]))])
     packet /= IPv6ExtHdrFragment(id=number)
     if chance.randint(0, 1):
-        packet /= IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(chance.choice([4, 20])))])
+        packet /= IPv6ExtHdrDestOpt(options=[unknown(chance.choice([4, 20]))])
     return packet / UDP(sport=9, dport=5000) / Raw(chance.randbytes(chance.choice([1300, 3000, 9000])))
 
 

@@ -106,6 +106,17 @@ def test_link_layer_header_may_have_any_length() -> None:
             (ETHER / IPV6 / header() / IPv6ExtHdrHopByHop() / DATAGRAM, errno.EBADMSG)
             for header in (IPv6ExtHdrHopByHop, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment)
         ),
+        *(  # Padding that Linux drops: more than aligns anything, or with something in it (RFC 4942, 2.1.9.5).
+            (ETHER / IPV6 / header(options=options) / DATAGRAM, errno.EBADMSG)
+            for header in (IPv6ExtHdrHopByHop, IPv6ExtHdrDestOpt)
+            for options in (
+                [PadN(optdata=bytes(12))],
+                [Pad1()] * 14,
+                [PadN(optdata=bytes(5)), Pad1(), HBHOptUnknown(otype=0x1E, optdata=b"1234")],
+                [PadN(optdata=b"\0\0\0\1")],
+                [PadN(optdata=b"\1\0\0\0")],
+            )
+        ),
         (ETHER / IPv6(dst="ff15::1", nh=60) / Raw(b"\x11\0\x01\5\0\0\0\0") / DATAGRAM, errno.EBADMSG),
         (ETHER / IPV6 / UDP(dport=5000, len=7) / b"x", errno.EBADMSG),
         (ETHER / IPV6 / UDP(dport=5000, len=900) / b"x", errno.EBADMSG),
@@ -135,8 +146,18 @@ def test_clipped_frame_is_told_from_a_malformed_one() -> None:
     assert parse(frame[:500])[0] == -errno.EMSGSIZE
 
 
+KNOWN_TO_NONE = HBHOptUnknown(otype=0x1E, optdata=b"1234")
+
+
 @pytest.mark.parametrize(
-    "options", [[PadN(optdata=bytes(4))], [HBHOptUnknown(otype=0x1E, optdata=b"1234")], [Pad1()] * 6]
+    "options",
+    [
+        [PadN(optdata=bytes(4))],
+        [KNOWN_TO_NONE],
+        [Pad1()] * 6,
+        [PadN(optdata=bytes(5)), HBHOptUnknown(otype=0x1E, optdata=b"12345")],
+        [PadN(optdata=bytes(2)), KNOWN_TO_NONE, PadN(optdata=bytes(2))],
+    ],
 )
 def test_options_that_nobody_has_to_know_are_skipped(options: list[Packet]) -> None:
     assert payload_of(bytes(ETHER / IPV6 / IPv6ExtHdrDestOpt(options=options) / DATAGRAM / b"hello")) == b"hello"
@@ -144,7 +165,7 @@ def test_options_that_nobody_has_to_know_are_skipped(options: list[Packet]) -> N
 
 OPTIONS = (
     IPv6ExtHdrHopByHop(options=[RouterAlert()]),
-    IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(36))]),
+    IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x1E, optdata=bytes(36))]),
     IPv6ExtHdrFragment(),  # of a datagram that is whole (RFC 6946)
     IPv6ExtHdrDestOpt(),
 )

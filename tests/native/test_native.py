@@ -25,7 +25,7 @@ FLAGS = {
     OPTIMIZED: ("-O2",),
 }
 SOURCES = {
-    "filter_verdicts": ["bpf/functions.c", "bpf/load.c", "bpf/trim.c", "bpf/types.c", "packet.c"],
+    "filter_verdicts": ["bpf/functions.c", "bpf/load.c", "bpf/trim.c", "bpf/types.c", "bpf/wanted.c", "packet.c"],
     "ring_stress": [],
     "stream_fuzz": [f"health/{each}.c" for each in ("delay", "gaps", "pids", "rtp", "stream", "ts")],
     "trim_programs": ["bpf/trim.c"],

@@ -26,7 +26,7 @@ from mcr.cli.quantities import label
 from mcr.cli.rule_words import health_option, outputs_params, rule_options, rule_params
 from mcr.cli.session import Session
 from mcr.errors import McrError, RuleNotFound, UsageError, together
-from mcr.text.plurals import counted
+from mcr.text.plurals import counted, were
 from mcr.text.visible import all_visible
 
 _OUTPUTS = "G:P:IF[,G:P:IF...]"
@@ -82,7 +82,7 @@ def _one_added(rules: list[dict[str, Any]], _width: int | None) -> str:
 def _added(rules: list[dict[str, Any]], _width: int | None) -> str:
     there = sum(not rule.get("added", True) for rule in rules)
     words = f"Added {counted(len(rules) - there, 'rule')}"
-    return f"{words}; {there:,} {'was' if there == 1 else 'were'} there already" if there else words
+    return f"{words}; {there:,} {were(there)} there already" if there else words
 
 
 def _add_batch(session: Session, file: str, params: dict[str, Any], *, best_effort: bool) -> list[dict[str, Any]]:
@@ -289,7 +289,7 @@ def _warn(session: Session, added: list[dict[str, Any]]) -> None:
                 if what:
                     said.setdefault(what, []).append(label(rule))
     for what, rules in said.items():
-        others = f" (and {len(rules) - 1:,} more rules)" if len(rules) > 1 else ""
+        others = f" (and {counted(len(rules) - 1, 'more rule')})" if len(rules) > 1 else ""
         terminal.show(f"Warning: rule {rules[0]}{others}: {what}", err=True)
 
 

@@ -7,6 +7,7 @@ from mcr.model.stats import Stats
 from mcr.model.worker import WorkerView
 from mcr.net.capture import BufferPools, slot_size
 from mcr.net.links import Link
+from mcr.text.plurals import counted, were
 
 _FEW = 0.01
 """Dropped packets in a hundredth of all are what an overload looks like that is over."""
@@ -39,7 +40,7 @@ def judge_captures(
             Finding(
                 "kernel_drops",
                 Verdict.ADVICE,
-                f"{former:,} packets were lost on interfaces that rules no longer use",
+                f"{counted(former, 'packet')} {were(former)} lost on interfaces that rules no longer use",
                 f"mcrctl stats: kernel_drops, {former} of them",
             )
         )
@@ -49,10 +50,11 @@ def judge_captures(
 
 
 def _contested(lost: int) -> Finding:
+    what = f"{counted(lost, 'packet')} {were(lost)} lost"
     return Finding(
         "kernel_drops",
         Verdict.ADVICE,
-        f"{lost:,} packets were lost where another eBPF program at an input interface takes them first",
+        f"{what} where another eBPF program at an input interface takes packets first",
         f"mcrctl stats --json: kernel_path.kernel_drops={lost}",
         "workers forward what comes in there (mcrctl list --json: path_reason). bpftool net show names the program",
     )
@@ -63,7 +65,8 @@ def _full_ring(name: str, dropped: int, received: int, why: str, remedy: str) ->
     return Finding(
         "kernel_drops",
         Verdict.FAULT if share > _HALF else Verdict.ADVICE,
-        f"{dropped:,} packets on {name} were lost, {share:.2%} of what arrived: the capture ring was full, {why}",
+        f"{counted(dropped, 'packet')} on {name} {were(dropped)} lost, {share:.2%} of what arrived: "
+        f"the capture ring was full, {why}",
         f"mcrctl stats --json: kernel_drops={dropped} of {name}",
         remedy,
     )
@@ -104,7 +107,8 @@ def judge_super_frames(stats: Stats, *, described: bool) -> Finding:
             "buf_exhaust", Verdict.OK, "There was always a buffer for super-frames longer than a ring slot", evidence
         )
     share = ingress.buf_exhaust / ingress.recv
-    what = f"{ingress.buf_exhaust:,} packets, {share:.2%}, were in super-frames for which no buffer was free"
+    lost = ingress.buf_exhaust
+    what = f"{counted(lost, 'packet')}, {share:.2%}, {were(lost)} in super-frames for which no buffer was free"
     if share <= _FEW:
         return Finding("buf_exhaust", Verdict.OK, f"{what}: normal while there is more traffic than capacity", evidence)
     return Finding(
@@ -124,7 +128,7 @@ def _judge_undescribed(lost: int, evidence: str) -> Finding:
     return Finding(
         "buf_exhaust",
         Verdict.FAULT,
-        f"{lost:,} packets are lost, as {why}",
+        f"{counted(lost, 'packet')} {'is' if lost == 1 else 'are'} lost, as {why}",
         evidence,
         "have their sender cut them: sudo ethtool -K IF tx-udp-segmentation off at its end of the link, or :gso=off "
         "behind the output, if it is an mcrd; or use a newer kernel; if the loopback is down: sudo ip link set lo up",

@@ -10,7 +10,7 @@ from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.filter.refusal import JIT_OFF, JIT_REMEDY
 from mcr.net.ip_bypass import Blocker
 from mcr.net.machine import CAPABILITIES, Process, Self
-from mcr.text.plurals import counted
+from mcr.text.plurals import counted, were
 
 _LOG = "journalctl -u mcrd -n 100; sudo dmesg | tail -50"
 _GRANT = "sudo systemctl edit mcrd: add {} to AmbientCapabilities= and CapabilityBoundingSet=; or start it with sudo"
@@ -237,7 +237,7 @@ def judge_log(stats: Stats) -> Finding:
     return Finding(
         "log_dropped",
         Verdict.ADVICE,
-        f"{dropped:,} log records of workers were lost: they came faster than mcrd reads them",
+        f"{counted(dropped, 'log record')} of workers {were(dropped)} lost: they came faster than mcrd reads them",
         evidence,
         "log less: mcrctl log-level set --global info",
     )

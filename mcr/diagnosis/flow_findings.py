@@ -14,6 +14,7 @@ from mcr.net.routes import Neighbour, Path
 from mcr.stats.activity import SILENT_SECONDS
 from mcr.tap.sighting import Sighting
 from mcr.text.addresses import with_port
+from mcr.text.plurals import counted, were
 
 IDLE_SECONDS: Final = SILENT_SECONDS
 """Seconds. A rule that has matched nothing for longer is worth a finding."""
@@ -117,7 +118,7 @@ def _judge_astray(idle: Idle, kin: list[Sighting], strays: Mapping[Sighting, int
         Verdict.ADVICE,
         f"Rule {_name(rule)} has matched nothing {since}: {source.where} does not arrive"
         f"{source.whence}{source.in_vlan} on {source.interface}, but {names}, which no rule takes",
-        f"{sum(strays[each] for each in kin):,} frames of it within half a second",
+        f"{counted(sum(strays[each] for each in kin), 'frame')} of it within half a second",
         f"mcrctl why {rule.rule_id}",
     )
 
@@ -185,7 +186,7 @@ def judge_neighbours(
         is_ipv4 = hop.version == IPV4
         who = f"the gateway {first.gateway} to {hosts[0]}" if first.gateway else f"the host {hosts[0]}"
         who += f" and {len(hosts) - 1:,} more" if len(hosts) > 1 else ""
-        lost = f"what is sent there is lost, though it counts as sent ({packets:,} packets so far)"
+        lost = f"what is sent there is lost, though it counts as sent ({counted(packets, 'packet')} so far)"
         lately = all(paths[host, name].neighbour is Neighbour.REACHABLE for host in hosts)  # a reply may get lost
         yield Finding(
             "neighbours",
@@ -203,7 +204,7 @@ def judge_neighbours(
     if paths and not dead:
         see = "ARP requests, and what the kernel knows: ip neigh"
         if left_out:
-            see += f"; {left_out:,} {'was' if left_out == 1 else 'were'} not asked"
+            see += f"; {left_out:,} {were(left_out)} not asked"
         yield Finding("neighbours", Verdict.OK, _who_answers(left_out, waiting), see)
 
 

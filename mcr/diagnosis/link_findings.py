@@ -10,6 +10,7 @@ from mcr.model.rule import RuleState, RuleView
 from mcr.net.links import Link
 from mcr.rules.conditions import UNUSABLE, Attachment
 from mcr.text.answers import NO_ANSWER
+from mcr.text.plurals import counted
 
 _CAUSES = 5
 """Of one kind that are named."""
@@ -205,7 +206,9 @@ def judge_reverse_path(link: Link, unroutable: int) -> Finding:
             f"{name} accepts IGMP queries from {networks} and wherever routes lead; captures come before the filter",
             evidence,
         )
-    dropped = f"; {unroutable:,} packets dropped so far: nstat -az TcpExtIPReversePathFilter" if unroutable else ""
+    dropped = (
+        f"; {counted(unroutable, 'packet')} dropped so far: nstat -az TcpExtIPReversePathFilter" if unroutable else ""
+    )
     own = f", but for {networks}" if networks else " (it has no IPv4 address)"
     return Finding(
         "reverse_path",

@@ -8,6 +8,7 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.worker import WorkerView
 from mcr.net.firewall import Chain, Firewall
 from mcr.net.machine import Machine, Self
+from mcr.text.plurals import counted
 
 _OLDEST_KERNEL = (5, 10)
 _UNLOCKED_KERNEL = (5, 12)  # from here on neither io_uring nor eBPF counts as locked memory
@@ -248,7 +249,8 @@ def _all_seen(firewall: Firewall) -> bool:
 
 def _describe(firewall: Firewall, chains: tuple[Chain, ...], where: str) -> str:
     parts = [
-        f"table {chain.table}, chain {chain.name}: {chain.rules} rules, policy {'drop' if chain.drops else 'accept'}"
+        f"table {chain.table}, chain {chain.name}: {counted(chain.rules, 'rule')}, "
+        f"policy {'drop' if chain.drops else 'accept'}"
         for chain in chains
     ]
     if firewall.hidden:

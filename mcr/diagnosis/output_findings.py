@@ -12,6 +12,7 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.stats import OutputStats, Stats
 from mcr.net.links import Link
 from mcr.text.addresses import span_text
+from mcr.text.plurals import counted, were
 
 _HALF = 0.5
 """Beyond that it no longer relays."""
@@ -43,11 +44,12 @@ def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...
     if failing:
         return tuple(_failing(name, number, outputs, links.get(name)) for (name, number, _), outputs in failing.items())
     if stats.egress.errors:
+        packets = counted(stats.egress.errors, "packet")
         return (
             Finding(
                 "egress_errors",
                 Verdict.OK,
-                f"{stats.egress.errors:,} packets were not sent to outputs that have been removed since",
+                f"{packets} {were(stats.egress.errors)} not sent to outputs that have been removed since",
                 f"mcrctl stats: errors={stats.egress.errors}",
             ),
         )
@@ -81,10 +83,10 @@ def _failing(name: str, number: int | None, those: list[_Failing], link: Link | 
     first = _named(outputs[0])
     which = first if len(outputs) == 1 else f"{len(outputs):,} outputs on {name}, among them {first}"
     doubt, failed = counts["in_doubt"], counts["errors"] - counts["in_doubt"]
-    what = f"{failed:,} packets ({failed / counts['submitted']:.2%}) were not sent to {which}"
-    in_hand = "may or may not have left: a worker had them in hand when it died"
+    what = f"{counted(failed, 'packet')} ({failed / counts['submitted']:.2%}) {were(failed)} not sent to {which}"
+    in_hand = f"may or may not have left: a worker had {'it' if doubt == 1 else 'them'} in hand when it died"
     if doubt and not failed:
-        what = f"{doubt:,} packets ({doubt / counts['submitted']:.2%}) to {which} {in_hand}"
+        what = f"{counted(doubt, 'packet')} ({doubt / counts['submitted']:.2%}) to {which} {in_hand}"
     elif doubt:
         what += f"; {doubt:,} more {in_hand}"
     cause, remedy = explain_error(number, name, outputs[0].group) or ("", "")

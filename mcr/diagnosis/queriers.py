@@ -8,6 +8,7 @@ import attrs
 from mcr.actors.querier_watch import Hearing
 from mcr.model.finding import Finding, Verdict
 from mcr.net.firewall import Firewall
+from mcr.text.plurals import counted
 
 IGMP: Final = "IGMP"
 MLD: Final = "MLD"
@@ -141,7 +142,9 @@ def _dropped_queries(name: str, queriers: Queriers) -> tuple[str, str, str]:
         see += f"; nstat -az TcpExtIPReversePathFilter: +{queriers.unroutable:,}"
         return f"{what}: the reverse-path filter finds no route back to the querier", see, reverse_path
     if chains := queriers.firewall.at("prerouting", "input"):
-        see += "; " + "; ".join(f"table {each.table}, chain {each.name} has {each.rules} rules" for each in chains)
+        see += "; " + "; ".join(
+            f"table {each.table}, chain {each.name} has {counted(each.rules, 'rule')}" for each in chains
+        )
     elif queriers.firewall.legacy:
         see += "; iptables rules are loaded"
     elif queriers.firewall.hidden:

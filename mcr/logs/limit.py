@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import attrs
 
+from mcr.text.plurals import counted
+
 BURST = 64
 RATE = 8
 
@@ -68,5 +70,5 @@ def _describe(count: int, newest: logging.LogRecord) -> logging.LogRecord:
         text = newest.getMessage()
     except Exception:  # noqa: BLE001 - a bad log call, which those that were not left out have told
         text = str(newest.msg)
-    message = f"{count:,} more lines such as: %s"
+    message = f"{counted(count, 'more line')} such as: %s"
     return logging.LogRecord(newest.name, newest.levelno, newest.pathname, newest.lineno, message, (text,), None)

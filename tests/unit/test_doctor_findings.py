@@ -89,6 +89,28 @@ def test_drops_are_told_with_their_share_and_a_larger_ring() -> None:
 def test_what_another_program_took_has_found_no_full_ring() -> None:
     stats = attrs.evolve(captured(900, 2, 0), kernel_path=KernelPathStats(kernel_drops=2))
     expect(judge_captures(stats), ADVICE, "2 packets were lost where another eBPF program", "kernel_drops=2")
+    stats = attrs.evolve(captured(900, 1, 0), kernel_path=KernelPathStats(kernel_drops=1))
+    expect(judge_captures(stats), ADVICE, "1 packet was lost where another eBPF program")
+
+
+def test_a_single_lost_packet_is_told_as_one() -> None:
+    expect(judge_captures(captured(99, 1, 1)), ADVICE, "1 packet on in0 was lost, 1.00%")
+    former = Stats(IngressStats(kernel_drops=1), EgressStats())
+    (finding,) = capture_findings.judge_captures(former, (WORKER,), {}, BufferPools())
+    assert finding.what.startswith("1 packet was lost on interfaces")
+    exhausted = Stats(IngressStats(recv=10, buf_exhaust=1), EgressStats())
+    expect(capture_findings.judge_super_frames(exhausted, described=True), ADVICE, "1 packet, 10.00%, was in super")
+    expect(capture_findings.judge_super_frames(exhausted, described=False), FAULT, "1 packet is lost, as this kernel")
+    for failed, words in (
+        (output(1, 100, errno.ENOBUFS), "1 packet (1.00%) was not sent to"),
+        (output(1, 100, in_doubt=1), "may or may not have left: a worker had it in hand"),
+    ):
+        (finding,) = output_findings.judge_outputs(stats_of(failed), {"out0": OUT0})
+        assert words in finding.what
+    removed = Stats(IngressStats(), EgressStats(errors=1))
+    expect(output_findings.judge_outputs(removed, {}), OK, "1 packet was not sent to outputs that have been removed")
+    lossy = Stats(IngressStats(), EgressStats(), workers=(attrs.evolve(FULL_SIZE, log_dropped=1),))
+    expect(daemon_findings.judge_log(lossy), ADVICE, "1 log record of workers was lost")
 
 
 def test_most_lost_is_a_fault() -> None:

@@ -276,7 +276,7 @@ def test_what_was_left_out_is_told_while_nothing_else_is_said(
     for number in range(BURST + 1):
         log.warning("client %d refused", number)
     said = ""
-    while "1 more lines such as" not in said:
+    while "1 more line such as" not in said:
         said += capfd.readouterr().err
         time.sleep(0.001)
 

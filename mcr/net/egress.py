@@ -3,7 +3,8 @@
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from itertools import chain
 from typing import Final
 
@@ -81,6 +82,27 @@ def open_egress(
         hints = _port_hints(error, shared_port) if is_chosen and step == "bind" else ()
         raise SystemFault(f"{_what(interface, to)}: {step}", errno_of(error), *hints) from None
     return opened
+
+
+def open_alike(
+    open_one: Callable[..., socket.socket], port: int, number: int, undo: ExitStack
+) -> tuple[socket.socket, ...]:
+    """Open a socket for each worker, all of them with one source port: receivers and switches may go by it.
+
+    Args:
+        open_one: opens it, by its argument `shared_port`.
+        port: that they send from; 0: a free one.
+        number: how many.
+        undo: closes them.
+
+    Raises:
+        SystemFault: as `open_one` does.
+    """
+    opened: list[socket.socket] = []
+    for _ in range(number):
+        opened.append(undo.enter_context(open_one(shared_port=port)))
+        port = port or opened[0].getsockname()[1]
+    return tuple(opened)
 
 
 def open_raw_egress(

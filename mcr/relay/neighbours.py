@@ -25,7 +25,7 @@ from mcr.model.limits import INTERFACE_SLOTS, MAX_NEIGHBOURS
 from mcr.model.log import Facility
 from mcr.model.output_options import Sockets
 from mcr.model.rule import Rule
-from mcr.net.egress import open_ear, open_egress, open_raw_egress, share_egress
+from mcr.net.egress import open_alike, open_ear, open_egress, open_raw_egress, share_egress
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface, is_gone
 from mcr.net.neighbour_tables import unresolved_bytes
@@ -155,7 +155,7 @@ class Neighbours:
         return None if neighbour.fault else neighbour.egress_slot
 
     def port(self, key: Key) -> int | None:
-        """That datagrams come from which no worker sends: the first worker's. None: it has no sockets."""
+        """That datagrams come from, whichever worker sends, or none. None: it has no sockets."""
         neighbour = self._by_key[key]
         return None if neighbour.fault else int(neighbour.sockets[0].getsockname()[1])
 
@@ -205,8 +205,8 @@ class Neighbours:
             # wait for a gateway at most, which holds back a part of a send buffer; of hosts no more share it than fit.
             shared = (share_egress(each, interface, key.address) for each in common.sockets)
             return Neighbour(slot, interface, tuple(undo.enter_context(each) for each in shared), common)
-        ports = [each.getsockname()[1] for each in common.sockets]
-        sockets = self._open_sockets(key, interface, ports, undo, to=key.address)
+        port = common.sockets[0].getsockname()[1]
+        sockets = self._open_sockets(key, interface, port, undo, to=key.address)
         return Neighbour(slot, interface, sockets, common)
 
     def _join_common(self, key: Key, interface: Interface, undo: ExitStack) -> Common:
@@ -215,9 +215,8 @@ class Neighbours:
         if not common or common.users in (0, common.most) or common.interface.index != interface.index:
             slot = self.slots.take()
             undo.callback(self.slots.give, slot)
-            ports = [key.port] * self._settings.num_workers
             ears = tuple(undo.enter_context(each) for each in self._open_ears(key, interface))
-            sockets = self._open_sockets(key, interface, ports, undo)
+            sockets = self._open_sockets(key, interface, key.port, undo)
             common = Common(slot, interface, sockets, most=_most(key, sockets), ears=ears)
             self._commons[slot] = self._newest[party] = common
             undo.callback(self._commons.pop, slot)
@@ -239,17 +238,17 @@ class Neighbours:
         common.users -= 1
 
     def _open_sockets(
-        self, key: Key, interface: Interface, ports: Sequence[int], undo: ExitStack, to: Address | None = None
+        self, key: Key, interface: Interface, port: int, undo: ExitStack, to: Address | None = None
     ) -> tuple[socket, ...]:
         """Open those of a neighbour, or with `to` None common ones for it and others."""
-        version, size = key.address.version, self._settings.send_buffer
+        version, size, number = key.address.version, self._settings.send_buffer, self._settings.num_workers
         if key.kind is not Sockets.UDP:
             is_foreign, has_df = key.kind is Sockets.FOREIGN, _has_df(key)
             open_raw = partial(open_raw_egress, interface, size, foreign=is_foreign, has_df=has_df, version=version)
-            return tuple(undo.enter_context(open_raw(to=to)) for _ in ports)
+            return tuple(undo.enter_context(open_raw(to=to)) for _ in range(number))
         of_neighbours = partial(open_egress, interface, size, of_neighbours=True, version=version)
         open_one = partial(of_neighbours, is_chosen=bool(key.port), has_df=_has_df(key))
-        return tuple(undo.enter_context(open_one(to=to, shared_port=port)) for port in ports)
+        return open_alike(partial(open_one, to=to), port, number, undo)
 
     def adopt(self, opened: Mapping[Key, Neighbour]) -> list[Neighbour | Common]:
         """Take these into use, once there are outputs.

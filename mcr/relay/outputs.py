@@ -10,7 +10,7 @@ import errno
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 
 import attrs
@@ -23,7 +23,7 @@ from mcr.model.flow import IPV6, Address
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.model.rule import Output, Rule
-from mcr.net.egress import hosts_ttl, open_egress
+from mcr.net.egress import hosts_ttl, open_alike, open_egress
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface, find_anew, open_witness
 from mcr.net.ip_bypass import UNSURE, Blocker
@@ -81,7 +81,7 @@ class Egress:
 
     @cached_property
     def port(self) -> int:
-        """That datagrams come from which no worker sends: the first worker's."""
+        """That datagrams come from, whichever worker sends, or none."""
         return int(self.sockets[0].getsockname()[1])
 
     @property
@@ -368,9 +368,9 @@ def _find(probe: socket.socket, mtu: int, to: Sequence[tuple[Address, int]]) -> 
 
 def _open_sockets(interface: Interface, settings: Settings) -> tuple[socket.socket, ...]:
     with ExitStack() as undo:
-        opened = [undo.enter_context(open_egress(interface, settings.send_buffer)) for _ in range(settings.num_workers)]
+        opened = open_alike(partial(open_egress, interface, settings.send_buffer), 0, settings.num_workers, undo)
         undo.pop_all()
-    return tuple(opened)
+    return opened
 
 
 def _log_raw(those: Iterable[Egress], why_not: str) -> None:

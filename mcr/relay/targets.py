@@ -5,6 +5,7 @@ from typing import Final
 
 from mcr._native import lib
 from mcr.model.flow import IPV4, IPV6, Flow, Input
+from mcr.model.output_options import Sockets
 from mcr.model.rule import AUTO, Output
 from mcr.net.filter.path import MAX_OUTPUTS, Target, group_mac
 from mcr.relay.marks import keeps_of
@@ -93,8 +94,8 @@ def find_targets(placed: PlacedRule, egress_of: EgressOf, port_of: PortOf, hops:
         assert way
         hop = _hop(egress, output, way)
         port = egress.port
-        if neighbour and output.group.version == IPV6:  # an output interface's own sockets are of IPv4
-            port = port_of(neighbour) or 0
+        if neighbour and neighbour.kind is Sockets.UDP:  # a worker sends by its sockets
+            port = port_of(neighbour) or port
         target = Target(
             slot=place.slot,
             interface=egress.interface.index if egress.carrier else 0,

@@ -98,6 +98,32 @@ def test_a_socket_of_this_machine_gets_them_as_they_came(plant: Plant, make_mcr:
     assert shares(mcr) == (50, 0)
 
 
+def test_source_ports_are_the_same_on_both_paths(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Whichever worker sends: switches and firewalls go by them."""
+    mcr = start(plant, make_mcr, OUT, "198.18.1.2:6001:out0", workers=2)
+    with plant.receiver.entered():
+        group, host = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    with group, host:
+        membership = struct.pack("4s4s", socket.inet_aton("239.2.2.2"), socket.inet_aton("198.18.1.2"))
+        group.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        for receiver, address in (group, ("239.2.2.2", 6000)), (host, ("198.18.1.2", 6001)):
+            receiver.settimeout(PATIENCE)
+            receiver.bind(address)
+
+        def ports() -> list[set[int]]:
+            """Of eight flows, as a flow is of one worker."""
+            for _ in range(8):
+                send(plant, count=1)
+            return [{receiver.recvfrom(2048)[1][1] for _ in range(8)} for receiver in (group, host)]
+
+        by_kernel = ports()
+        assert [len(each) for each in by_kernel] == [1, 1]
+        mcr.ctl("log-level", "set", "--facility", "ingress", "--level", "debug")
+        mcr.wait_for_path("worker")
+        assert ports() == by_kernel
+    assert shares(mcr) == (8, 8)
+
+
 def suppressed(plant: Plant, count: int = 200) -> int:
     """How many of so many packets IP is passed, marked as another host's, as they are not consumed."""
 

@@ -40,6 +40,8 @@ _SHARED: Final = "others send from this address, too"
 _UNSEEN: Final = "no look has shown that to refuse it ends the loop"
 _UNBROKEN: Final = "what others send went on to come back again and again while it was refused"
 _GOES_ON: Final = "it went on while it was refused, as a source does"
+_PAUSED: Final = "has only paused: it is in no loop"
+_OWN: Final = "now sends what is its own: it closes no loop"
 _NAMED: Final = "another rule names it as a source"
 _LITTLE: Final = "too little was seen that was not on its way before; it is looked at again"
 _BESIDE: Final = "it is only seen to return what sources of other rules send"
@@ -47,11 +49,15 @@ _BESIDE: Final = "it is only seen to return what sources of other rules send"
 
 @attrs.frozen
 class Tried:
-    """Somebody who may be a loop that is full was refused for a moment. `is_loop`: then it fell silent."""
+    """Somebody who may be a loop that is full was refused for a moment.
+
+    `why_not`: why it is in no loop, behind its name; empty: it fell silent then.
+    """
 
     placed: PlacedRule
-    returner: Return
-    is_loop: bool
+    origin: Origin
+    fall: Fall
+    why_not: str
 
 
 class Damper:
@@ -228,8 +234,7 @@ class Damper:
         """It is no echo. `then`: why it is not refused from now on. `is_tried`: it may be, if the whole is proven."""
         seconds = self._spared.acquit(refused, then, is_tried=is_tried)
         self._why_not[refused.placed.tag] = then
-        what = "tried" if is_tried else "refused"
-        self._end(refused, f"{why}; it is not {what} again for {_in_words(seconds)}")
+        self._end(refused, f"{why}; it is not {'tried' if is_tried else 'refused'} again for {_in_words(seconds)}")
 
     def _put_off(self, refused: Refused, why: str, *, is_tried: bool = False) -> None:
         """Nothing is proven of it, and it is not refused now. `is_tried`: unless the whole is proven."""
@@ -272,6 +277,8 @@ class Damper:
                 self._end_fall(each, each.fall, is_loop=is_loop)
             elif each.are_others_silent(matched, count, now):
                 self._spare(each, "it goes on while others are silent")
+                if each.fall:  # all that is told of the loop is that it once fell silent
+                    self._tried(Tried(each.placed, each.origin, each.fall, _OWN))
             elif each.trial and each.trial.is_in_vain(now):
                 self._put_off(each, _UNSEEN, is_tried=True)
             elif now >= each.proven + _UNPROVEN:
@@ -279,10 +286,9 @@ class Damper:
 
     def _end_fall(self, refused: Refused, fall: Fall, *, is_loop: bool) -> None:
         """It is known whether somebody fell silent by being refused."""
-        found = Return(refused.origin, 0, 0, is_part=True, before=fall.before, after=fall.after)
         if not is_loop:
             self._spare(refused, _GOES_ON, _GOES_ON, is_tried=True)
-        self._tried(Tried(refused.placed, found, is_loop))
+        self._tried(Tried(refused.placed, refused.origin, fall, "" if is_loop else _PAUSED))
         if is_loop:
             _say_refused(refused.placed, refused.origin, is_quiet=self.lines.are_quiet(refused.placed.tag))
 

@@ -314,14 +314,16 @@ class _State:
 
     def _heed_trial(self, tried: Tried) -> None:
         """Somebody was refused for a moment. If it was no loop, that may be one in which everything takes longer."""
-        time, case = trio.current_time(), self._case(tried.placed)
+        time, case, told = trio.current_time(), self._case(tried.placed), self.told.get(tried.placed.tag)
         case.at = time
-        if tried.is_loop:
-            self._tell(tried.placed, case, Verdict((tried.returner,)), time)
-        elif told := self.told.get(tried.placed.tag):
-            self._end(told, f"{tried.returner.origin} has only paused: it is in no loop")
-        else:
+        if not tried.why_not:
+            fall = tried.fall
+            found = Return(tried.origin, 0, 0, is_part=True, before=fall.before, after=fall.after)
+            self._tell(tried.placed, case, Verdict((found,)), time)
+        elif not told:
             self._lines.end(tried.placed.tag)
+        elif told.origins == (tried.origin,):
+            self._end(told, f"{tried.origin} {tried.why_not}")
 
     def _judge(self, placed: PlacedRule, case: _Case, rate: float, verdict: Verdict) -> None:
         time, proven = trio.current_time(), self.damper.heed(placed, verdict)

@@ -396,6 +396,10 @@ async def test_what_a_circle_was_fed_with_from_its_other_end_is_taken_again_soon
     await scene.pass_time(0.3, 0, returned=100)
     assert scene.sources() == []
     assert "it goes on while others are silent" in caplog.text
+    assert scene.watch.told() == ()
+    assert "rule tv: 198.18.0.9 (02:00:00:00:00:09) now sends what is its own: it closes no loop" in caplog.text
+    await scene.pass_time(30, 4000, CROWD)  # unless it does, which is told as what it looks like
+    assert (scene.sources(), scene.watch.loops(), len(scene.watch.told())) == ([], (), 1)
 
 
 @pytest.mark.parametrize(

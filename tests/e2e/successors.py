@@ -78,12 +78,13 @@ def kill(mcr: Mcr) -> None:
     mcr.process.wait()
 
 
-def take_over(mcr: Mcr) -> None:
-    """Another takes the place of this one; both are the same object."""
+def take_over(mcr: Mcr, *options: str) -> None:
+    """Another takes the place of this one, and answers; both are the same object."""
     first = mcr.process
     assert first
-    mcr.start(len(mcr.workers()), "--take-over")
-    assert first.wait(10 * SLOWNESS) == 0
+    mcr.begin(len(mcr.workers()), *options, "--take-over")
+    assert first.wait(10 * SLOWNESS) == 0  # or the answer might be its own
+    mcr.wait_until_it_answers(10 * SLOWNESS)
 
 
 def came_in(mcr: Mcr) -> int:

@@ -15,7 +15,8 @@ from exposition import value
 from mcr.text.streams import lost_packets
 from mcr_process import BIN, Mcr, wait_until
 from streams import PMT, VIDEO, Television, pat, pmt, rtp, ts
-from test_metrics import read, take_over
+from successors import take_over
+from test_metrics import read
 from topology import MakeMcr, Plant
 
 OUT = "239.2.2.2:6000:out0"
@@ -143,7 +144,7 @@ def test_a_transport_stream_is_judged_as_it_comes_in(plant: Plant, make_mcr: Mak
     assert health(mcr)["ts"]["pid"] == 1
     wait_until(lambda: mcr.says(f"PIDs away: in the stream of rule tv: PID {SOUND}"), "the log says so")
     assert f"PID {SOUND} of its transport stream stays away" in mcr.ctl("doctor", check=False).stdout
-    take_over(mcr, 1)
+    take_over(mcr)
     send(plant, (television.datagram(number) for number in range(1_200, 1_250)))
     wait_until(lambda: health(mcr)["packets"] == 50, "the next mcrd watches it, from zero")
     assert health(mcr)["ts"]["continuity"] == 0

@@ -16,8 +16,9 @@ from exposition import Samples, needs_promtool, promtool, samples, sums, total, 
 from lab import Lab
 from mcr.cli.client import Client
 from mcr.metrics.exposition import Format
-from mcr_process import SLOWNESS, Mcr, Receiver, Sender, wait_until
+from mcr_process import SLOWNESS, Receiver, Sender, wait_until
 from moments import main_thread, timed
+from successors import take_over
 from topology import MakeMcr, Plant
 
 FLOW = "239.1.1.1:5000"
@@ -43,15 +44,6 @@ def read(path: Path) -> Samples:
         assert status == 200
         both |= samples(body, Format.OPEN_METRICS)
     return both
-
-
-def take_over(mcr: Mcr, workers: int, *options: str) -> None:
-    """Another mcrd takes the place of this one, and answers."""
-    first = mcr.process
-    mcr.begin(workers, *options, "--take-over")
-    assert first
-    assert first.wait(10 * SLOWNESS) == 0
-    mcr.wait_until_it_answers(10 * SLOWNESS)
 
 
 def counters(found: Samples) -> Samples:
@@ -113,7 +105,7 @@ def test_counters_are_exact_and_never_go_back(plant: Plant, make_mcr: MakeMcr, t
                 plant.relay.run(["ip", "link", "set", "out1", "down"])
                 wait_until(lambda: mcr.call("list")[0]["state"] == "degraded", "an output is down")
             case 1:
-                take_over(mcr, 2, *options)
+                take_over(mcr, *options)
                 before = read(path)
                 assert gone_back(now, before) == {"mcr_worker_restarts_total"}
     assert value(before, "mcr_ingress_packets_total", interface="in0", result="no_match") == 3000
@@ -170,7 +162,7 @@ def test_a_port_is_served_and_taken_over(plant: Plant, make_mcr: MakeMcr) -> Non
     fetch = "import urllib.request as r; print(r.urlopen('http://198.18.1.1:9464/healthz', timeout=20).read())"
     for _ in range(2):
         assert plant.receiver.run([sys.executable, "-c", fetch]).stdout == "b'ok\\n'\n"
-        take_over(mcr, 1, *options)
+        take_over(mcr, *options)
     other = make_mcr(plant.relay, "other")
     other.socket, other.state = mcr.socket, mcr.state
     assert other.launch("--take-over", "--metrics", "192.0.2.1:9464").wait(60) == 1

@@ -154,7 +154,6 @@ def test_rules_that_are_saved_nowhere_go_on(plant: Plant, make_mcr: MakeMcr) -> 
     wait_until(lambda: len(added) > 1, "rules are added")
     take_over(mcr)
     client.join()
-    mcr.wait_until_it_answers(10 * SLOWNESS)
     there = [each["rule_id"] for each in mcr.call("list")]
     assert there[: len(added)] == added
     forward(plant)

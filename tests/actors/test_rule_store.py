@@ -169,6 +169,7 @@ class LongestStep(trio.abc.Instrument):
         self._now += event == "call"
 
 
+@pytest.mark.slow
 async def test_no_step_of_the_event_loop_goes_through_many_rules(store: RuleStore) -> None:
     rules = tuple(rule(f"239.1.{number >> 8}.{number & 0xFF}") for number in range(2000))
     longest = LongestStep()

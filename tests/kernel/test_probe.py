@@ -169,7 +169,7 @@ def test_queries_are_counted(watch: Watch) -> None:
     assert set(watch(igmp(QUERY), look=look_until_seen).queries) == {"b0"}
 
 
-@pytest.mark.parametrize("rules", [1, 2_000])
+@pytest.mark.parametrize("rules", [1, pytest.param(2_000, marks=pytest.mark.slow)])
 def test_what_no_rule_takes_is_seen(watch: Watch, rules: int) -> None:
     """Also with more rules than a filter has room for; not what is sent to hosts, nor in fragments, nor tagged."""
     inputs = [SOURCE, *(Input("b0", IPv4Address("239.9.0.0") + i, 5000) for i in range(1, rules))]
@@ -191,7 +191,9 @@ def test_an_interface_that_is_not_there_is_a_fault() -> None:
         look_at_wire(Wanted(SOURCE), 999_999)
 
 
-@pytest.mark.parametrize(("rules", "frames_of_a_round"), [(1, 4_000), (1, 10), (2_000, 4_000)])
+@pytest.mark.parametrize(
+    ("rules", "frames_of_a_round"), [(1, 4_000), (1, 10), pytest.param(2_000, 4_000, marks=pytest.mark.slow)]
+)
 def test_unmatched_flows_have_rates(
     watch: Watch, monkeypatch: pytest.MonkeyPatch, rules: int, frames_of_a_round: int
 ) -> None:

@@ -345,6 +345,7 @@ def test_a_rule_for_any_source_is_told_of_a_range_around_it_that_names_some() ->
     assert not any("in the range of" in each for each in catalog.destinations.shared([any_source])["any"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True])
 def test_what_is_told_of_many_ranges_does_not_take_long(*, apart: bool) -> None:
     """Nobody is answered meanwhile. `apart`: each sends to ports of its own. So it is with rules that send into one."""

@@ -323,6 +323,7 @@ def test_more_than_a_relay_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
 
 
+@pytest.mark.slow
 def test_lines_are_not_looked_up_without_a_fault(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(SOUND)
     code = "import sys; from mcr.config.file import read_configuration; "

@@ -192,6 +192,7 @@ def test_more_outputs_than_are_told_apart_are_said_to_be_many() -> None:
     assert worker.records()[-1].subjects == lib.MCR_LOG_SUBJECTS
 
 
+@pytest.mark.slow
 def test_more_outputs_than_are_told_apart_are_no_news_for_ever() -> None:
     """Those of many rules, each of which has a packet now and then."""
     worker = Worker()

@@ -154,6 +154,7 @@ def test_ranges_give_way_to_rules_inside_of_them_and_take_back() -> None:
     assert {*placement.give_way([inside(2)])} == {"range2"}
 
 
+@pytest.mark.slow
 def test_a_change_is_not_compared_with_all_ranges_and_rules() -> None:
     placement, number = Placement(Places.make()), 300
     for each in range(number):

@@ -169,6 +169,7 @@ def test_a_link_local_address_that_was_away_for_a_moment_is_noticed(known: Known
     assert known.network().lost6 == {}
 
 
+@pytest.mark.slow
 def test_silent_neighbours_that_are_forgotten_do_not_pile_up(known: Known) -> None:
     known.heed(link(7, "out0"))
     came, went = neighbour(7, FAILED), neighbour(7, FAILED, kind=29)

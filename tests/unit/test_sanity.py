@@ -160,6 +160,7 @@ def test_sound_ipv6_datagrams_pass_whatever_their_length(payload: bytes) -> None
     assert judge(bytes(datagram6(payload=payload))) == NONE
 
 
+@pytest.mark.slow
 def test_no_two_hosts_of_numbered_networks_stand_for_one_another() -> None:
     """The last bytes of network and host are the uppermost of their words on this processor."""
     start = IPv6Address("2001:db8::")

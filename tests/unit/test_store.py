@@ -52,6 +52,7 @@ for number in range(1000):
 """
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_is_there_after_a_kill_and_nothing_is_half(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as writer:

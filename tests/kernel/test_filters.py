@@ -368,6 +368,23 @@ def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire)
     filters.close()
 
 
+def test_too_many_vlans_for_a_classic_filter_end_nothing(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing of them comes in, which is told. What is left as others go comes in again."""
+    filters = ClassicFilters(DescriptorStore())
+    many = [(3, Flow(WANTED[0].group, 5000, vlan)) for vlan in range(1, 251)]
+    filters.change([(3, WANTED[0]), *many], ())
+    rejected = opened(filters, wire)
+    assert caplog.messages == ["a filter could not be changed: 251 VLANs are too many for classic BPF"]
+    wire.send(frame())
+    assert wire.receive(0) == []
+    filters.change((), many)
+    wire.send(frame())
+    assert wire.receive(1) == [frame()]
+    assert rejected.read() == 1
+    rejected.close()
+    filters.close()
+
+
 @pytest.mark.slow
 def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     """And more, each to a group of its own. Or there is none, and the classic filters take its place."""

@@ -99,7 +99,11 @@ class ClassicFilters:
                 count = SocketCount(counter.dup())
                 undo.callback(count.close)
                 filtered = _Filtered(tuple(sockets), counter)
-                filtered.install(self._wanted[capture], everything=self._everything)
+                try:
+                    filtered.install(self._wanted[capture], everything=self._everything)
+                except OverflowError as error:  # their VLANs are too many for any filter
+                    _tell_too_many(error)
+                    filtered.install(set(), everything=self._everything)
                 undo.pop_all()
         except OSError as error:
             raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_FILTER", errno_of(error)) from None
@@ -143,7 +147,7 @@ class ClassicFilters:
             except OSError as error:
                 log.warning("a filter could not be changed: %s", describe_errno(errno_of(error)))
             except OverflowError as error:
-                log.warning("a filter could not be changed: %s are too many for classic BPF", error)
+                _tell_too_many(error)
 
     def show_streams(self) -> dict[int, str]:
         """It can't, which `untold` says."""
@@ -163,6 +167,10 @@ class ClassicFilters:
         """Close the counting sockets. What has been left to the next mcrd counts on."""
         for filtered in (*self._captures.values(), *self._adopted.values()):
             filtered.counter.close()
+
+
+def _tell_too_many(error: OverflowError) -> None:
+    log.warning("a filter could not be changed: %s are too many for classic BPF", error)
 
 
 def _name(capture: int) -> str:

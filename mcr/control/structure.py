@@ -101,6 +101,7 @@ class _Rules:
 
 _RULE_OR_MORE = {"input", "outputs", "rule_id", "name"}
 _END = itemgetter("interface", "group", "port")
+_GROUP = itemgetter("group")
 _END_MEMBERS = 3
 
 
@@ -122,10 +123,11 @@ def _read_plain(value: Any) -> Plain | None:
         return None
     ends = [source, *outputs]
     try:
-        if {*map(len, ends)} != {_END_MEMBERS}:
+        groups = "".join(map(_GROUP, ends))
+        if {*map(len, ends)} != {_END_MEMBERS} or ":" in groups or "/" in groups:  # IPv6, a range
             return None
         return [*map(_END, ends)], value.get("rule_id"), value.get("name")
-    except (KeyError, TypeError):  # one is no object
+    except (KeyError, TypeError):  # one is no object, or a group no text
         return None
 
 

@@ -26,6 +26,7 @@ Plain = tuple[Sequence[End], str | None, str | None]
 
 _LAST_PORT = 65_535
 _PIECE = 500  # rules, so that others have their turn
+_PARTS = 8  # of what has a fault somewhere
 _FAULTS = (InvalidParams, OSError, ValueError, TypeError)
 
 
@@ -43,7 +44,8 @@ def _make_some(several: Sequence[Plain]) -> list[Rule | None]:
     try:
         return [*_made(several)]
     except _FAULTS:
-        return [None] if len(several) == 1 else [*chain.from_iterable(_make_some([each]) for each in several)]
+        size = -(-len(several) // _PARTS)
+        return [None] if len(several) == 1 else [*chain.from_iterable(map(_make_some, in_pieces(several, size)))]
 
 
 def _made(several: Sequence[Plain]) -> list[Rule]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -131,3 +132,16 @@ def test_a_plain_rule_takes_few_calls_to_be_read_planned_placed_and_told_of() ->
     ]
     for number, (step, most) in enumerate(steps):
         assert count_calls(step) <= most * many, f"step {number}"
+
+
+@pytest.mark.parametrize(
+    ("group", "steps"), [("ff15::1", 0), ("239.1.0.0/24", 0), ("198.18.0.1", 700)], ids=["IPv6", "range", "fault"]
+)
+def test_one_that_is_not_plain_does_not_make_all_others_dear(group: str, steps: int) -> None:
+    """They are made all at once, or by few parts."""
+    end, many = {"interface": "eth1", "group": "239.1.1.1", "port": 5000}, 500
+    values = [{"input": end | {"port": port}, "outputs": [end]} for port in range(1, many + 1)]
+    alone = count_calls(lambda: structure._plain_rules(values))
+    values[many // 2] = {"input": end | {"group": group}, "outputs": [end]}
+    assert structure._plain_rules(values)[many // 2] is None
+    assert count_calls(lambda: structure._plain_rules(values)) <= alone + steps

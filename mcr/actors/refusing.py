@@ -8,7 +8,6 @@ import trio
 from mcr.actors.mailbox import Reply
 from mcr.actors.worker_table import WorkerTable
 from mcr.errors import McrError
-from mcr.net.patience import before_packets
 from mcr.relay.refusals import Refusal
 from mcr.shm.records import Command
 
@@ -25,7 +24,7 @@ async def heed_refusal(command: Refuse, refuse: Callable[[tuple[Refusal, ...]], 
     """Carry it out, for the owner of the workers."""
     with command.reply as reply:
         try:
-            told = await trio.to_thread.run_sync(before_packets, refuse, command.wanted)
+            told = await trio.to_thread.run_sync(refuse, command.wanted)
         except McrError as error:
             reply.resolve(error)
             return

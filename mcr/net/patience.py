@@ -9,7 +9,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from threading import Thread, get_native_id
 from typing import Any, TypeVar
 
@@ -38,13 +38,17 @@ def before_packets(work: Callable[[T], R], argument: T) -> R:
     It does so for ever where packets circle: what ends that has to get a processor. By nice -10 it got a tenth of one.
     """
     thread = get_native_id()
-    with suppress(OSError):
-        os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(1))
-    try:
-        return work(argument)
-    finally:
+    with ExitStack() as undo:
         with suppress(OSError):
-            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))  # as nice as before
+            before = os.sched_getscheduler(thread), os.sched_getparam(thread)
+            os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(1))
+            undo.callback(_set_scheduler, thread, *before)  # as nice as before, too
+        return work(argument)
+
+
+def _set_scheduler(thread: int, policy: int, param: os.sched_param) -> None:
+    with suppress(OSError):
+        os.sched_setscheduler(thread, policy, param)
 
 
 def close_after_exit(descriptors: Sequence[int]) -> None:

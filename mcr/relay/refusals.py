@@ -16,6 +16,7 @@ from mcr.model.flow import Claim, Flow, without_source
 from mcr.model.loop import REFUSED_SECONDS
 from mcr.model.rule import RuleChange
 from mcr.net.filter.base import CaptureFilters
+from mcr.net.patience import before_packets
 from mcr.relay.captures import Capture
 from mcr.relay.placement import PlacedRule
 from mcr.relay.ranges import claims
@@ -68,8 +69,9 @@ class Refusals:
         """
         held = {each: capture for each in wanted if (capture := self._find(each.interface))}
         new = {each for each, capture in held.items() if self._held.get(each) is not capture}
-        wrong = {each for each in new if not _is_taken(each, rules)}
-        return self._hold({each: capture for each, capture in held.items() if each not in wrong})
+        wrong = new - _taken(new, rules)
+        # This alone: the rules are looked through meanwhile as others want the processor.
+        return before_packets(self._hold, {each: held[each] for each in held.keys() - wrong})
 
     def give_way(self, change: RuleChange, undo: ExitStack) -> tuple[Command, ...]:
         """Refuse no more what added rules take by name, or removed and changed ones have taken from any source."""
@@ -110,9 +112,17 @@ def _key(held: tuple[Refusal, Capture]) -> tuple[int, Flow]:
     return held[1].slot, held[0].flow
 
 
-def _is_taken(refusal: Refusal, rules: Iterable[PlacedRule]) -> bool:
-    """Whether a rule takes it, and none by its source."""
-    from_any = without_source(refusal.claim).flow
-    here = [each for each in rules if each.rule.input.interface == refusal.interface]
-    named = any(refusal.flow in each.flows for each in here if each.rule.input.sources)
-    return not named and any(each.rule.input.flows == (from_any,) for each in here)
+def _taken(refusals: Collection[Refusal], rules: Iterable[PlacedRule]) -> set[Refusal]:
+    """Those that a rule takes, and none by their source. Each rule is looked at once."""
+    if not refusals:
+        return set()
+    from_any = {without_source(each.claim) for each in refusals}
+    interfaces = {each.interface for each in refusals}
+    named, taken = set[Claim](), set[Claim]()
+    for each in rules:
+        source = each.rule.input
+        if source.sources and source.interface in interfaces:
+            named |= {Claim(source.interface, flow) for flow in each.flows}
+        elif len(source.claims) == 1:
+            taken |= from_any.intersection(source.claims)
+    return {each for each in refusals if each.claim not in named and without_source(each.claim) in taken}

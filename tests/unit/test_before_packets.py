@@ -29,6 +29,22 @@ def test_only_the_work_goes_before_packets(policies: list[tuple[int, int]]) -> N
     assert policies == [(os.SCHED_FIFO, 1), (os.SCHED_OTHER, 0)] * 2
 
 
+@pytest.mark.parametrize("denied", [False, True])
+def test_a_thread_stays_as_it_was(monkeypatch: pytest.MonkeyPatch, *, denied: bool) -> None:
+    """Also one that yields to others."""
+    given = list[int]()
+
+    def give(_thread: int, policy: int, _param: os.sched_param) -> None:
+        if denied:
+            raise PermissionError
+        given.append(policy)
+
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_BATCH)
+    monkeypatch.setattr(os, "sched_setscheduler", give)
+    assert before_packets(lambda number: number + 1, 7) == 8
+    assert given == ([] if denied else [os.SCHED_FIFO, os.SCHED_BATCH])
+
+
 def test_where_that_is_not_permitted_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     def deny(*_: object) -> None:
         raise PermissionError

@@ -1,8 +1,9 @@
 """Which flows are refused, and what workers and filters are told of them."""
 
 import errno
+import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from ipaddress import ip_address
 from types import SimpleNamespace
@@ -48,6 +49,8 @@ class World:
     def __init__(self) -> None:
         self.captures: dict[str, Any] = {"eth0": SimpleNamespace(slot=5)}
         self.steered: set[tuple[int, Flow]] = set()
+        self.policies: list[int] = []  # by which it was told
+        self.policy = os.SCHED_OTHER
         self.fault: SystemFault | None = None
         filters: Any = self
         self.refusals = Refusals(self.captures.get, filters)
@@ -55,6 +58,7 @@ class World:
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         if self.fault:
             raise self.fault
+        self.policies.append(self.policy)
         for each in added:
             assert each not in self.steered
             self.steered.add(each)
@@ -123,6 +127,23 @@ def test_what_is_refused() -> None:
     assert world.refuse(REFUSED, rules=(RULE, NAMED)) == 0
     assert world.refuse(REFUSED, rules=()) == 0
     assert world.refuse(Refusal("eth9", REFUSED.flow, 0)) == 0
+
+
+def test_filters_alone_are_told_before_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look through thousands of rules is no work that may keep the kernel from its packets."""
+    world, looked = World(), list[int]()
+    monkeypatch.setattr(os, "sched_setscheduler", lambda _, policy, __: setattr(world, "policy", policy))
+
+    class Rules(list[PlacedRule]):
+        def __iter__(self) -> Iterator[PlacedRule]:
+            looked.append(world.policy)
+            return super().__iter__()
+
+    several = [Refusal("eth0", Flow(GROUP, 5000, source=SOURCE + number), number) for number in range(32)]
+    assert count(world.refusals.change(several, Rules(placed(RULE)))) == 32
+    assert looked == [os.SCHED_OTHER], "once for all"
+    assert world.policies == [os.SCHED_FIFO]
+    assert world.policy == os.SCHED_OTHER
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import add
 from typing import Any
 
@@ -145,8 +145,7 @@ class CaptureCounts:
         Packets that its workers have not read by now are lost with the rings, and count as drops.
         """
         self.update()
-        if self._kernel:
-            self._kernel.look_at_last(capture)
+        self._look_at_last([capture])
         for each in self._close(capture):
             each.close()
 
@@ -159,7 +158,13 @@ class CaptureCounts:
     def close_all(self) -> None:
         """Count every capture a last time."""
         self.update()
+        self._look_at_last(self._open)
         close_all([each for capture in [*self._open] for each in self._close(capture)])
+
+    def _look_at_last(self, captures: Iterable[int]) -> None:
+        if self._kernel:
+            for capture in captures:
+                self._kernel.look_at_last(capture)
 
     def _close(self, capture: int) -> tuple[socket.socket, ...]:
         closing = self._open.pop(capture)

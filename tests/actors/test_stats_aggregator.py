@@ -212,6 +212,9 @@ class Kernel:
     def look(self) -> None:
         """Nothing is lost."""
 
+    def look_at_last(self, _capture: int) -> None:
+        """Nothing is lost."""
+
     def taken(self, _capture: int) -> Taken:
         return Taken(errors=self._errors)
 

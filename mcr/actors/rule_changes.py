@@ -171,7 +171,7 @@ class RuleSet:
         self._precedence = Precedence()
         self._drafts = Drafts(self._catalog, self._precedence)
         self.yielding = self._precedence.yielding  # see there
-        self.foresee = partial(self._precedence.foresee, self._catalog)
+        self.run_time = partial(self._precedence.run_time, self._catalog)
         self._applying = trio.Lock()
         self._not_renewed = StandingReason()
 

@@ -27,7 +27,7 @@ from mcr.net.network import Network
 from mcr.rules.advice import advice
 from mcr.rules.catalog import MANY, Entry
 from mcr.rules.conditions import Standing, judge
-from mcr.rules.file_rules import FileRules, Yielding
+from mcr.rules.file_rules import FileRules, RunTimeRules, Yielding
 from mcr.rules.hop_cache import HopCache, find_silent
 from mcr.rules.host_log import HostLog
 from mcr.rules.store import RuleFile
@@ -58,12 +58,11 @@ class _Yielding:
 
 
 @attrs.frozen
-class _Foresee:
-    rules: FileRules
-    reply: Reply[tuple[RunTimeDifference, ...]]
+class _RunTime:
+    reply: Reply[RunTimeRules]
 
 
-_Command = _List | _Yielding | _Foresee
+_Command = _List | _Yielding | _RunTime
 
 
 @attrs.frozen
@@ -184,8 +183,8 @@ class RuleStore:
 
     async def foresee(self, rules: tuple[FileRule, ...]) -> tuple[RunTimeDifference, ...]:
         """What becomes of rules of run time once configuration files have these."""
-        files = await trio.to_thread.run_sync(FileRules, rules)  # there may be thousands
-        return await ask(self._inbox, lambda reply: _Foresee(files, reply))
+        there: RunTimeRules = await ask(self._inbox, _RunTime)
+        return await trio.to_thread.run_sync(lambda: there.foresee(FileRules(rules)))  # of thousands
 
     async def find(self, rule: str) -> RuleView:
         """One rule, by its id or its name.
@@ -341,8 +340,8 @@ async def _serve(state: RuleSet, receive: trio.MemoryReceiveChannel[_Command]) -
             case _Yielding(reply):
                 with reply:
                     reply.resolve(state.yielding())
-            case _Foresee(rules, foreseen):
-                with foreseen:
-                    foreseen.resolve(state.foresee(rules))
+            case _RunTime(asked):
+                with asked:
+                    asked.resolve(state.run_time())
             case _:
                 assert_never(command)

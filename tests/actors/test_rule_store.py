@@ -177,6 +177,11 @@ async def test_no_step_of_the_event_loop_goes_through_many_rules(store: RuleStor
         views = await store.add(rules)
     assert len(views) == len(rules)
     assert longest.calls < len(rules) // 4
+    in_files = stated(*rules)
+    async with longest.measured():
+        foreseen = await store.foresee(in_files)
+    assert [each.change for each in foreseen] == ["moved"] * len(rules)
+    assert longest.calls < len(rules) // 4
     async with longest.measured():
         gone = await store.remove(Selection(all=True))
     assert len(gone) == len(rules)

@@ -58,7 +58,7 @@ def test_an_equal_rule_is_taken_over_without_a_change_and_given_back() -> None:
 
 
 def foreseen(precedence: Precedence, used: list[Entry], files: FileRules) -> list[tuple[str, str, str | None]]:
-    return [(each.rule.rule_id, each.change, each.rival) for each in precedence.foresee(used, files)]
+    return [(each.rule.rule_id, each.change, each.rival) for each in precedence.run_time(used).foresee(files)]
 
 
 def test_what_becomes_of_rules_of_run_time_is_known_before() -> None:
@@ -215,9 +215,8 @@ def test_used_are_those_of_the_files_and_the_others_that_have_no_rival(
     for stated in readings:
         files, before = in_files(*stated), {each.rule for each in catalog}
         plan = precedence.plan(catalog, files)
-        told = {
-            kind: {each.rule for each in precedence.foresee(catalog, files) if each.change == kind} for kind in KINDS
-        }
+        foretold = precedence.run_time(catalog).foresee(files)
+        told = {kind: {each.rule for each in foretold if each.change == kind} for kind in KINDS}
         of_run_time = {each.rule for each in catalog if not each.from_file}
         touched = {*plan.added, *plan.removed}
         change = catalog.plan_exchange(plan.added, plan.removed, plan.changed)

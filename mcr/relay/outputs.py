@@ -369,6 +369,8 @@ def _find(probe: socket.socket, mtu: int, to: Sequence[tuple[Address, int]]) -> 
 def _open_sockets(interface: Interface, settings: Settings) -> tuple[socket.socket, ...]:
     with ExitStack() as undo:
         opened = open_alike(partial(open_egress, interface, settings.send_buffer), 0, settings.num_workers, undo)
+        for each in opened:  # no other program may have the port, too
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         undo.pop_all()
     return opened
 

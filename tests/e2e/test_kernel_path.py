@@ -118,6 +118,10 @@ def test_source_ports_are_the_same_on_both_paths(plant: Plant, make_mcr: MakeMcr
 
         by_kernel = ports()
         assert [len(each) for each in by_kernel] == [1, 1]
+        with plant.relay.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                other.bind(("", *by_kernel[0]))
         mcr.ctl("log-level", "set", "--facility", "ingress", "--level", "debug")
         mcr.wait_for_path("worker")
         assert ports() == by_kernel

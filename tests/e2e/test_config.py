@@ -171,8 +171,8 @@ def test_a_saved_rule_gives_way_to_a_files_and_comes_back(plant: Plant, make_mcr
     path.write_text(NEWS)
     mcr.ctl("config", "apply")
     assert names(mcr) == {"news": ("active", "file")}
-    assert "rule mine was added at run time, but is not used: rule " in mcr.log()
-    assert f"stands in {path}:1" in mcr.log()
+    unused, where = "rule mine was added at run time, but is not used: rule ", f"stands in {path}:1"
+    wait_until(lambda: unused in mcr.log() and where in mcr.log(), "it is logged")
     refused = mcr.ctl("add", *words_for_group("239.1.1.1"), check=False)
     assert f"stands in {path}:1" in refused.stderr
     path.write_text("")

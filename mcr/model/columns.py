@@ -16,6 +16,18 @@ def setters_of(cls: type, *names: str) -> Setters:
     return tuple([getattr(cls, name).__set__ for name in names])
 
 
+FEW = 4
+"""Up to as many are made one by one, where there is a way: to begin loops for them takes longer."""
+
+
+def make_one(cls: type[_T], setters: Setters, *members: Any) -> _T:
+    """Make one value, as `make_all` does."""
+    made = object.__new__(cls)
+    for set_member, member in zip(setters, members, strict=True):
+        set_member(made, member)
+    return made
+
+
 def make_all(cls: type[_T], setters: Setters, count: int, *columns: Iterable[Any]) -> list[_T]:
     """Make so many values, unchecked.
 
@@ -33,4 +45,6 @@ def make_all(cls: type[_T], setters: Setters, count: int, *columns: Iterable[Any
 
 def in_pieces(values: Sequence[_T], size: int) -> Iterable[Sequence[_T]]:
     """So many at a time: another thread has its turn between two steps, and not within one."""
+    if len(values) <= size:
+        return (values,)
     return (values[start : start + size] for start in range(0, len(values), size))

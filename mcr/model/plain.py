@@ -1,18 +1,18 @@
 """Rules as most are: from one IPv4 group to others, without options. There may be thousands.
 
 What the classes check one after the other is checked here at once, for all of them. A rule that may have a fault is
-left to the classes, which say what it is.
+left to the classes, which say what it is. A few are made one by one: columns of them would take three times as long.
 """
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice, repeat
-from socket import AF_INET, inet_pton
+from socket import AF_INET, inet_ntoa, inet_pton
 
 import attrs
 
 from mcr.errors import InvalidParams
 from mcr.model.address import RuleAddress, group_addresses
-from mcr.model.columns import in_pieces, make_all, setters_of
+from mcr.model.columns import FEW, in_pieces, make_all, make_one, setters_of
 from mcr.model.flow import Claim, Flow, Input, check_interface_name
 from mcr.model.health import Health
 from mcr.model.limits import MAX_OUTPUTS_PER_RULE
@@ -25,6 +25,7 @@ Plain = tuple[Sequence[End], str | None, str | None]
 """Ends of a rule's input and outputs, its id, or None for the automatic one, and its name, or None."""
 
 _LAST_PORT = 65_535
+_CLASS, _CLASS_D = 0xF0, 0xE0
 _PIECE = 500  # rules, so that others have their turn
 _PARTS = 8  # of what has a fault somewhere
 _FAULTS = (InvalidParams, OSError, ValueError, TypeError)
@@ -32,7 +33,20 @@ _FAULTS = (InvalidParams, OSError, ValueError, TypeError)
 
 def plain_rule(ends: Sequence[End], rule_id: str | None = None, name: str | None = None) -> Rule | None:
     """Make a rule; None: it is another, or has a fault."""
-    return plain_rules([(ends, rule_id, name)])[0]
+    try:
+        read = [_read(*end) for end in ends]
+        for label in (rule_id, name):
+            if label is not None:
+                check_label(_text(label), "")
+    except _FAULTS:
+        return None
+    if not 1 < len(read) <= 1 + MAX_OUTPUTS_PER_RULE or len({*read}) < len(read):
+        return None
+    (interface, group, port), *sent = read
+    if rule_id is None:
+        rule_id = hashed_id(f"{interface}|{inet_ntoa(group)}|{port}")
+    outputs = tuple([_output(*each) for each in sent])
+    return make_one(Rule, _RULE, rule_id, _input(interface, group, port), outputs, name, Health.NONE)
 
 
 def plain_rules(several: Sequence[Plain]) -> list[Rule | None]:
@@ -41,11 +55,32 @@ def plain_rules(several: Sequence[Plain]) -> list[Rule | None]:
 
 
 def _make_some(several: Sequence[Plain]) -> list[Rule | None]:
+    if len(several) <= FEW:
+        return [plain_rule(*each) for each in several]
     try:
         return [*_made(several)]
     except _FAULTS:
         size = -(-len(several) // _PARTS)
-        return [None] if len(several) == 1 else [*chain.from_iterable(map(_make_some, in_pieces(several, size)))]
+        return [*chain.from_iterable(map(_make_some, in_pieces(several, size)))]
+
+
+def _read(interface: str, group: str, port: int) -> tuple[str, bytes, int]:
+    packed = inet_pton(AF_INET, group)
+    if packed[0] & _CLASS != _CLASS_D or type(port) is not int or not 1 <= port <= _LAST_PORT:
+        raise ValueError("no group, or no port")
+    return check_interface_name(_text(interface), ""), packed, port
+
+
+def _input(interface: str, group: bytes, port: int) -> Input:
+    address = RuleAddress(group)
+    flow = Flow(address, port)
+    found_out = (flow,), (Claim(interface, flow),)
+    return make_one(Input, _INPUT, interface, address, port, None, (), None, None, *found_out)
+
+
+def _output(interface: str, group: bytes, port: int) -> Output:
+    options = None, None, None, None, None, None, None
+    return make_one(Output, _OUTPUT, RuleAddress(group), port, interface, AUTO, *options, True)
 
 
 def _made(several: Sequence[Plain]) -> list[Rule]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from mcr.model.columns import FEW
 from mcr.model.rule import Output
 from mcr.relay import commands
 from mcr.relay.inputs import InputInterfaces
@@ -34,6 +35,8 @@ class Attach:
 
     def all(self, those: Sequence[PlacedRule]) -> list[Command]:
         """Those of rules, of which there may be thousands, in their order."""
+        if len(those) <= FEW:
+            return [*map(self.one, those)]
         are_plain = [*map(commands.is_plain, those)]
         captures = {capture.interface.name: capture.slot for capture in self._inputs}
         egress = {each.interface.name: (each.slot, each.carrier) for each in self._outputs}

@@ -143,7 +143,7 @@ def _place(
     group, is_plain, (way, neighbour) = output.group, output.is_plain, leads
     if is_plain and neighbour is None and group.is_multicast and group.version == IPV4:  # as thousands are
         source = way.source.packed if way and not way.hop else b""
-        return next(records.plain_outputs([place], [(leaves_by, carrier)], [(group.packed, output.port)], [source]))
+        return records.plain_output(place, leaves_by, group.packed, output.port, source, carrier=carrier)
     raw_source, ttl = _raw_source(output, way, neighbour), _ttl(output, way, neighbour)
     if is_plain:
         return OutputPlace(*place, leaves_by, group, output.port, DEFAULT_TRAIN, raw_source, carrier, ttl)

@@ -12,6 +12,7 @@ from typing import Any
 from mcr.config.settings import Settings
 from mcr.errors import LimitReached, McrError, describe_errno, errno_of
 from mcr.logs.logger import get_logger
+from mcr.model.columns import FEW
 from mcr.model.flow import IPV4, Address, Claim, Flow, Input
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
@@ -292,9 +293,10 @@ def _join(memberships: Memberships, sources: Sequence[Input], captures: Mapping[
     missing = {name for name in {each.interface for each in sources} if captures[name].is_lost}
     asked: list[tuple[Address, Interface, Address | None]] = []
     undo.callback(_leave_all, memberships, asked)
-    from_any: defaultdict[str, list[Address]] = defaultdict(list)  # groups of IPv4, of which there may be thousands
+    from_any: defaultdict[str, list[Address]] = defaultdict(list)  # groups of IPv4, if there may be thousands
+    are_many = len(sources) > FEW or any(each.is_range for each in sources)
     for source in sources:
-        if not source.sources and source.group.version == IPV4 and source.interface not in missing:
+        if are_many and not source.sources and source.group.version == IPV4 and source.interface not in missing:
             from_any[source.interface] += source.groups if source.group.is_multicast else ()
             continue
         interface = captures[source.interface].interface

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import attrs
 
 from mcr.errors import LimitReached
-from mcr.model.columns import in_pieces, make_all, setters_of
+from mcr.model.columns import FEW, in_pieces, make_all, setters_of
 from mcr.model.flow import Address, Flow
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.output_options import Sockets
@@ -216,10 +216,20 @@ class Placement:
 
     def place(self, rules: Sequence[Rule], ways: Ways, neighbours: Collection[Key]) -> tuple[PlacedRule, ...]:
         """Give rules their slots. There are enough: `check_room`, and `mcr.rules.catalog` admits no more rules."""
+        if len(rules) <= FEW:
+            return tuple([self._place_one(rule, ways, neighbours) for rule in rules])
         placed = list[PlacedRule]()
         for some in in_pieces(rules, _PIECE):
             placed += self._place(some, ways, neighbours)
         return tuple(placed)
+
+    def _place_one(self, rule: Rule, ways: Ways, neighbours: Collection[Key]) -> PlacedRule:
+        identity = _identity(rule)
+        ((slot, tag),) = self._place_rules([digest(identity)])
+        outputs = tuple(self._place_outputs([(identity, output) for output in rule.outputs]))
+        placed = PlacedRule(rule, tag, slot, outputs, ways_of(rule, ways), neighbours_of(rule, neighbours))
+        self._note([placed])
+        return placed
 
     def _place(self, rules: Sequence[Rule], ways: Ways, neighbours: Collection[Key]) -> list[PlacedRule]:
         identities = [*map(_identity, rules)]
@@ -316,7 +326,7 @@ class Placement:
         tags = self._places.new_tags(new)
         places = [each or Place(self.output_slots.take(), next(tags)) for each in found]
         self._places.put_outputs(*_fresh(digests, places, found))
-        self._sent_to |= zip([slot for slot, _ in places], [output for _, output in sent], strict=True)
+        self._sent_to |= {slot: output for (slot, _), (_, output) in zip(places, sent, strict=True)}
         return [*map(OutputSlot._make, places)]
 
     def forget_former(self) -> None:
@@ -336,10 +346,10 @@ class Placement:
     def _note(self, several: Sequence[PlacedRule]) -> None:
         rules = {each.rule.rule_id: each.rule for each in several}
         self._by_id |= zip(rules, several, strict=True)
-        self._rules |= zip([each.slot for each in several], rules.values(), strict=True)
-        self._tagged -= rules.keys()
-        self._tagged |= {each for each, rule in rules.items() if {*map(_VLAN, rule.outputs)} != _NO_VLAN}
-        self._ranges |= dict.fromkeys(each for each, rule in rules.items() if rule.input.is_range)
+        self._rules |= {each.slot: each.rule for each in several}
+        self._tagged.difference_update(rules)
+        self._tagged.update([each for each, rule in rules.items() if {*map(_VLAN, rule.outputs)} != _NO_VLAN])
+        self._ranges |= dict.fromkeys([each for each, rule in rules.items() if rule.input.is_range])
         if self._singles is not None:
             for rule in rules.values():
                 self._singles.add(rule.input)

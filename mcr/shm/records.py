@@ -273,6 +273,14 @@ def plain_outputs(
     return map(_PLAIN_OUTPUT.pack, tags, slots, leave_by, addresses, sources, *numbers)
 
 
+def plain_output(
+    place: tuple[int, int], egress: int, address: bytes, port: int, source: bytes, *, carrier: bool
+) -> bytes:
+    """One of them."""
+    (slot, tag), number = place, socket.htons(port)
+    return _PLAIN_OUTPUT.pack(tag, slot, egress, address, source, number, DEFAULT_TRAIN, not carrier, _AF_INET)
+
+
 def _output(place: OutputPlace) -> bytes:
     address, address_rest = address_parts(place.address)
     asked, asked_rest = address_parts(place.asked_source) if place.asked_source else (0, b"")

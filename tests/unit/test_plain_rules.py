@@ -1,7 +1,8 @@
 """Rules as most are, which are read without cattrs or a reader of TOML: what comes of them is the same."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import example, given
@@ -12,8 +13,10 @@ from mcr.config import blocks
 from mcr.config.writing import toml_of
 from mcr.control import structure
 from mcr.control.structure import RuleParams, check_rules
+from mcr.model.columns import FEW
 from mcr.model.rule import Rule
 from mcr.relay import commands
+from mcr.relay.attach import Attach
 from mcr.relay.placement import PlacedRule, Placement
 from mcr.rules.catalog import Catalog
 from mcr.shm.places import Places
@@ -49,9 +52,15 @@ def _by_cattrs(value: Any) -> Rule | None:
     return read
 
 
-@given(RULES | st.none() | st.just([]))
-def test_a_plain_rule_is_read_as_by_cattrs_or_left_to_it(value: Any) -> None:
-    (read,) = structure._plain_rules([value])
+END = {"interface": "eth1", "group": "239.1.1.1", "port": 5000}
+OTHERS = [{"input": END | {"interface": "eth0"}, "outputs": [END]}] * FEW
+
+
+@given(RULES | st.none() | st.just([]), st.sampled_from([[], OTHERS]))
+def test_a_plain_rule_is_read_as_by_cattrs_or_left_to_it(value: Any, others: list[Any]) -> None:
+    """By itself, and as one of more, which are read together."""
+    read, *more = structure._plain_rules([value, *others])
+    assert None not in more
     if read is not None:
         known = _by_cattrs(value)
         assert known == read
@@ -60,18 +69,16 @@ def test_a_plain_rule_is_read_as_by_cattrs_or_left_to_it(value: Any) -> None:
 
 
 def test_a_batch_of_plain_rules_is_not_left_to_cattrs() -> None:
-    end = {"interface": "eth1", "group": "239.1.1.1", "port": 5000}
     for more in ({}, {"rule_id": None, "name": None}, {"rule_id": "a", "name": "b"}):
-        value = {"input": end | {"interface": "eth0"}, "outputs": [end, end | {"port": 5001}]} | more
+        value = {"input": END | {"interface": "eth0"}, "outputs": [END, END | {"port": 5001}]} | more
         (rule,) = check_rules([value])
         assert structure._plain_rules([value]) == [rule]
 
 
 def test_among_many_rules_those_with_faults_and_options_alone_are_left_to_cattrs() -> None:
-    end = {"interface": "eth1", "group": "239.1.1.1", "port": 5000}
-    plain = [{"input": end | {"interface": "eth0", "port": port}, "outputs": [end]} for port in range(1, 1_200)]
-    odd = {"input": end, "outputs": [end | {"ttl": 8}]}
-    faulty = {"input": end, "outputs": [end | {"port": 0}]}
+    plain = [{"input": END | {"interface": "eth0", "port": port}, "outputs": [END]} for port in range(1, 1_200)]
+    odd = {"input": END, "outputs": [END | {"ttl": 8}]}
+    faulty = {"input": END, "outputs": [END | {"port": 0}]}
     values = [*plain[:700], odd, faulty, *plain[700:]]
     read = structure._plain_rules(values)
     assert [index for index, each in enumerate(read) if each is None] == [700, 701]
@@ -106,23 +113,26 @@ def test_a_plain_block_of_a_file_is_read_as_a_reader_of_toml_reads_it_or_left_to
 
 
 def test_what_mcrctl_writes_of_plain_rules_is_not_left_to_a_reader_of_toml() -> None:
-    end = {"interface": "eth1", "group": "239.1.1.1", "port": 5000}
-    for outputs in ([end], [end, end | {"port": 5001}]):
+    for outputs in ([END], [END, END | {"port": 5001}]):
         for more in ({}, {"name": "b c"}, {"rule_id": "a", "name": "b"}):
-            (rule,) = check_rules([{"input": end | {"interface": "eth0"}, "outputs": outputs} | more])
+            (rule,) = check_rules([{"input": END | {"interface": "eth0"}, "outputs": outputs} | more])
             assert blocks._read_plain(toml_of([rule])) == rule
 
 
-def test_a_plain_rule_takes_few_calls_to_be_read_planned_placed_and_told_of() -> None:
-    """Of thousands that are added at once each costs what these cost (docs/decisions/0024)."""
-    many = 100
-    values = [
+def _plain_values(many: int) -> list[dict[str, Any]]:
+    return [
         {
             "input": {"interface": "eth0", "group": f"239.1.1.{each}", "port": 5000},
             "outputs": [{"group": f"239.2.2.{each}", "port": 5000, "interface": "eth1"}],
         }
         for each in range(1, many + 1)
     ]
+
+
+def test_a_plain_rule_takes_few_calls_to_be_read_planned_placed_and_told_of() -> None:
+    """Of thousands that are added at once each costs what these cost (docs/decisions/0024)."""
+    many = 100
+    values = _plain_values(many)
     rules, placement, placed = check_rules(values), Placement(Places.make()), list[PlacedRule]()
     steps: list[tuple[Callable[[], object], int]] = [
         (lambda: check_rules(values), 4),
@@ -145,3 +155,16 @@ def test_one_that_is_not_plain_does_not_make_all_others_dear(group: str, steps: 
     values[many // 2] = {"input": end | {"group": group}, "outputs": [end]}
     assert structure._plain_rules(values)[many // 2] is None
     assert count_calls(lambda: structure._plain_rules(values)) <= alone + steps
+
+
+def test_one_rule_is_not_made_as_many_are() -> None:
+    """Columns and loops for one rule took more calls, and three times as long."""
+    values = _plain_values(1)
+    rules, placement = check_rules(values), Placement(Places.make())
+    assert count_calls(lambda: blocks._read_plain(BLOCK)) <= 32
+    assert count_calls(lambda: check_rules(values)) <= 41
+    assert count_calls(lambda: placement.place(rules, {}, ())) <= 49
+    (placed,) = placement
+    capture, egress = Mock(slot=0), Mock(slot=0, carrier=True)
+    attach = Attach(cast("Any", {"eth0": capture}), cast("Any", {"eth1": egress}), Mock())
+    assert count_calls(lambda: attach.all([placed])) <= 20

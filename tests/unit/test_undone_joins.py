@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mcr.errors import SystemFault
+from mcr.model.columns import FEW
 from mcr.model.flow import Address, Input
 from mcr.relay.inputs import _join
 
-GROUPS = [ip_address(f"239.1.1.{number}") for number in (1, 2, 3)]
+GROUPS = [ip_address(f"239.1.1.{number}") for number in range(1, FEW + 2)]
 
 
 class Groups:
@@ -22,6 +23,9 @@ class Groups:
     def __init__(self) -> None:
         self.joined: list[Address] = []
         self.left: list[Address] = []
+
+    def join(self, group: Address, *_where: object) -> None:
+        self.joined.append(group)
 
     def join_all(self, groups: Sequence[Address], *_where: object) -> None:
         self.joined += groups
@@ -32,12 +36,13 @@ class Groups:
             raise SystemFault("Cannot leave", errno.EPERM)
 
 
-def test_a_group_that_cannot_be_left_keeps_no_other_joined() -> None:
+@pytest.mark.parametrize("asked", [GROUPS[:FEW], GROUPS])
+def test_a_group_that_cannot_be_left_keeps_no_other_joined(asked: list[Address]) -> None:
     groups: Any = Groups()
     captures: Any = {"eth0": SimpleNamespace(interface="eth0", is_lost=False)}
     undo = ExitStack()
-    _join(groups, [Input("eth0", each, 5000) for each in GROUPS], captures, undo)
-    assert groups.joined == GROUPS
+    _join(groups, [Input("eth0", each, 5000) for each in asked], captures, undo)
+    assert groups.joined == asked
     with pytest.raises(SystemFault):
         undo.close()
-    assert groups.left == GROUPS[::-1]
+    assert groups.left == asked[::-1]

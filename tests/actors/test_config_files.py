@@ -2,14 +2,18 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from mcr.actors import config_files
 from mcr.actors.config_files import ConfigFiles
+from mcr.config.difference import RuleDifference, difference
 from mcr.config.file import Configuration, ConfigurationPaths
 from mcr.errors import InvalidParams, LimitReached
 from mcr.model.finding import Verdict
@@ -40,6 +44,23 @@ async def test_what_differs_is_told_and_used(files: ConfigFiles, path: Path, rul
     assert (await files.apply()).differences == told
     assert rules.used == [["a"], ["b", "c"]]
     assert (await files.apply()).differences == ()
+
+
+async def test_files_are_compared_beside_the_event_loop(
+    files: ConfigFiles, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of rules take a while, for which others would wait."""
+    threads: list[threading.Thread] = []
+
+    def compare(*those: Any) -> tuple[RuleDifference, ...]:
+        threads.append(threading.current_thread())
+        return difference(*those)
+
+    monkeypatch.setattr(config_files, "difference", compare)
+    path.write_text(RULE.format(name="b", port=1))
+    assert (await files.apply()).differences
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_what_becomes_of_rules_of_run_time_is_told_before(files: ConfigFiles, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Looking into a relay never stops it."""
 
+import gc
 import socket
 import threading
 from ipaddress import IPv4Address
@@ -79,6 +80,7 @@ async def test_counters_of_rules_are_freed_whoever_still_has_the_rest(monkeypatc
 
     def examine(_: object, relay: Relay) -> tuple[()]:
         assert len(relay.stats.rules) == 1000
+        assert not gc.isenabled(), "they would be looked at in vain"
         kept.append(relay)
         return ()
 
@@ -86,6 +88,7 @@ async def test_counters_of_rules_are_freed_whoever_still_has_the_rest(monkeypatc
     actors: Any = Counted()
     assert await Consultation(actors, actors, actors, actors, actors, actors, actors, Saving).doctor() == ()
     assert [*kept[0].stats.rules] == []
+    assert gc.isenabled()
 
 
 async def test_what_an_examination_has_to_say_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,21 @@ async def test_list_is_made_anew_only_if_something_has_changed(
     assert [each.rule_id for each in await store.list()] == [each.rule_id for each in added[1:]]
 
 
+async def test_many_rules_are_left_alone_when_garbage_is_looked_for(
+    store: RuleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few are not: what is in a circle then stays for ever."""
+    left: list[int] = []
+    monkeypatch.setattr("mcr.actors.rule_changes.MANY", 2)
+    monkeypatch.setattr("mcr.actors.rule_changes.leave_what_is_there", lambda: left.append(1))
+    await store.add((rule("239.1.1.1"), rule("239.1.1.2")))
+    assert not left
+    await store.add((rule("239.1.2.1"), rule("239.1.2.2"), rule("239.1.2.3")))
+    assert len(left) == 1
+    await store.remove(Selection(all=True))
+    assert len(left) == 2
+
+
 class LongestStep(trio.abc.Instrument):
     """Calls of functions that one step of the event loop has made: others wait meanwhile."""
 

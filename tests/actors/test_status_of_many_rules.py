@@ -1,5 +1,6 @@
 """The status page of thousands of rules keeps nobody waiting."""
 
+import gc
 import threading
 
 import pytest
@@ -17,6 +18,7 @@ async def test_status_of_many_rules_is_put_together_beside_the_loop(monkeypatch:
 
     def show(_: Status) -> str:
         threads.append(threading.current_thread())
+        assert not gc.isenabled(), "counters would be looked at in vain"
         return "content"
 
     monkeypatch.setattr(pages_of, "content", show)
@@ -26,3 +28,4 @@ async def test_status_of_many_rules_is_put_together_beside_the_loop(monkeypatch:
         actors.rules = tuple(view(RuleState.ACTIVE) for _ in range(rules))
         await Pages(actors, actors, actors).get("/", "")
     assert [each is threading.main_thread() for each in threads] == [True, False]
+    assert gc.isenabled()

@@ -1,6 +1,7 @@
 """What doctor makes of what it sees: each judgement with values, no machine."""
 
 import errno
+import inspect
 from ipaddress import IPv4Address
 
 import attrs
@@ -21,7 +22,7 @@ from doctor_world import (
     output,
     stats_of,
 )
-from mcr.diagnosis import capture_findings, daemon_findings, output_findings, parse_errors
+from mcr.diagnosis import capture_findings, daemon_findings, doctor, output_findings, parse_errors
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.rule import Output, OutputView, RuleState, RuleView
@@ -34,6 +35,7 @@ from mcr.model.stats import (
     Stats,
 )
 from mcr.net.capture import BufferPools
+from mcr.net.firewall import Firewall
 
 FLOW, ANOTHER = IPv4Address("239.1.1.1"), IPv4Address("239.2.2.2")
 
@@ -57,6 +59,20 @@ SENDER = rule_of("in1", ANOTHER, FLOW)
 
 
 # The workers
+
+
+def test_the_kernel_is_asked_in_threads_whose_frames_have_nothing_of_doctors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyroute2 leaves circles of frames: what their callers have would stay until garbage is looked for."""
+    callers: list[str] = []
+
+    def look() -> Firewall:
+        callers.extend(each.frame.f_globals["__name__"] for each in inspect.stack(0))
+        return Firewall()
+
+    monkeypatch.setattr(doctor, "look_at_firewall", look)
+    doctor.examine_machine()
+    assert callers
+    assert doctor.__name__ not in callers
 
 
 # The counters

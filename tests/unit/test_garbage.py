@@ -47,3 +47,13 @@ def test_garbage_is_looked_for_when_all_is_made(looked_at: list[int]) -> None:
         assert not looked_at
         del made
     assert gc.isenabled()
+
+
+def test_garbage_waits_until_the_last_is_made() -> None:
+    """A status page may be put together in a thread while doctor looks."""
+    page, doctor = seek_later(), seek_later()
+    page.__enter__()
+    with doctor:
+        page.__exit__(None, None, None)
+        assert not gc.isenabled()
+    assert gc.isenabled()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import attrs
 import pytest
-from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
 
 from control_clients import actors, api, connect, no_threads, path, server
@@ -65,6 +64,7 @@ settings.load_profile("mcr")
 
 def pytest_configure(config: pytest.Config) -> None:
     """What processes are forked from is imported while the tests are."""
+    _watchdog.shown_on = os.dup(2)  # which is captured while tests run
     options = config.option
     if options.processes > 1 and not options.collectonly and any("e2e" in Path(each).parts for each in config.args):
         prepare()
@@ -91,12 +91,13 @@ class _Watchdog:
     left running for ten seconds of tests.
     """
 
+    shown_on: int = 2
     _set_at: float = 0
 
-    def begin(self, config: pytest.Config) -> None:
+    def begin(self) -> None:
         """A test begins."""
         if (now := time.monotonic()) >= self._set_at + 10:
-            faulthandler.dump_traceback_later(130, file=config.stash[fault_handler_stderr_fd_key])
+            faulthandler.dump_traceback_later(130, file=self.shown_on)
             self._set_at = now
 
 
@@ -104,8 +105,8 @@ _watchdog = _Watchdog()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    _watchdog.begin(item.config)
+def pytest_runtest_setup() -> None:
+    _watchdog.begin()
 
 
 def pytest_sessionfinish() -> None:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, ip_address
 from itertools import product
@@ -85,10 +86,11 @@ def _example(text: str, what: str) -> str:
     """An address that may stand there: no group is a source."""
     if "source" not in what:
         return "an address such as 239.1.1.1 or ff15::1"
-    address, slash, _ = text.partition("/")
-    return "a host's address" + (
-        f", without a prefix: {address.strip('[]')}" if slash else " such as 192.0.2.5 or 2001:db8::5"
-    )
+    host = text.partition("/")[0].strip("[]")
+    with suppress(ValueError):
+        if host != text.strip("[]") and not ip_address(host).is_multicast:
+            return f"a host's address, without a prefix: {host}"
+    return "a host's address such as 192.0.2.5 or 2001:db8::5"
 
 
 def check_scope(group: Address, what: str) -> None:

@@ -77,6 +77,8 @@ def test_an_ipv6_address_that_cannot_be_meant_is_refused_with_the_remedy(text: s
     [
         ("198.18.1.10/24", "a host's address, without a prefix: 198.18.1.10"),
         ("[fd00::1]/64", "a host's address, without a prefix: fd00::1"),
+        ("239.9.9.9/24", "a host's address such as 192.0.2.5 or 2001:db8::5"),
+        ("encoder/24", "a host's address such as 192.0.2.5 or 2001:db8::5"),
         ("encoder", "a host's address such as 192.0.2.5 or 2001:db8::5"),
     ],
 )

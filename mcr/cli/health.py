@@ -101,12 +101,14 @@ def _lines(health: dict[str, Any]) -> Iterator[str]:
             yield terminal.style(f"  {'away now':<12} {pids_text(ts['away'])}", fg="yellow")
     if mdi := health["mdi"]:
         highest = f"highest {1000 * mdi['longest_delay_factor']:.1f}:{mdi['highest_loss_rate']} (last half minute)"
-        yield f"  {'MDI':<12} {_mdi(mdi):>19}  ms to buffer : {_media(health)} lost per second; {highest}"
+        yield f"  {'MDI':<12} {_mdi(mdi):>19}  ms to buffer : {_media(health)}; {highest}"
 
 
 def _media(health: dict[str, Any]) -> str:
     """What the media loss rate counts."""
-    return "TS packets" if health["ts"] else "RTP packets"
+    if not (health["ts"] or health["rtp"]):
+        return "losses are unknown"
+    return f"{'TS' if health['ts'] else 'RTP'} packets lost per second"
 
 
 def _counted(name: str, value: int, meaning: str) -> str:

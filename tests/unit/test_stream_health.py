@@ -145,6 +145,10 @@ def test_one_stream_is_told_in_words() -> None:
     assert "gaps 1 ms usual; 1 in 100 above 1.5 ms, longest 102 ms (last half minute)" in lines
     assert "MDI 1.8:0 ms to buffer : TS packets lost per second; highest 101.2:0 (last half minute)" in lines
     assert "jitter -" in lines
+    rtp_alone = attrs.evolve(BROKEN, ts=None)
+    neither = attrs.evolve(rtp_alone, rtp=None)
+    assert "ms to buffer : RTP packets lost per second; " in health_view(unstructure(rtp_alone))
+    assert "ms to buffer : losses are unknown; " in health_view(unstructure(neither))
     assert "not watched: it takes eBPF" in health_view(unstructure(UNKNOWN))
 
 

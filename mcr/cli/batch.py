@@ -28,6 +28,7 @@ from mcr.errors import (
     errno_of,
     together,
 )
+from mcr.text.ranges import taken_apart
 
 if TYPE_CHECKING:
     from mcr.model.rule import Rule
@@ -100,7 +101,7 @@ def _read_json(text: bytes, name: str) -> tuple[Batch, list[McrError]]:
 
 
 def _without_what_is_told(rule: Any) -> Any:
-    """A rule without what is only shown of it, its outputs taken apart; what it says is for the daemon to judge.
+    """A rule without what is only shown of it, its ends taken apart; what it says is for the daemon to judge.
 
     Raises:
         UsageError: an output is a text, as on a line, and can't be read.
@@ -108,6 +109,8 @@ def _without_what_is_told(rule: Any) -> Any:
     if not isinstance(rule, dict):
         return rule
     kept = {name: value for name, value in rule.items() if name not in _TOLD_OF_RULES}
+    if "input" in kept:
+        kept["input"] = taken_apart(kept["input"])
     if isinstance(outputs := kept.get("outputs"), list):
         kept["outputs"] = [
             {name: value for name, value in each.items() if name not in _TOLD}

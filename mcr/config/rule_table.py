@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -15,7 +14,7 @@ from mcr.model.flow import Address, Input, check_interface_name, check_port, che
 from mcr.model.health import Health
 from mcr.model.output_options import parse_source
 from mcr.model.rule import Output, Rule, automatic_rule_id, check_label, check_outputs
-from mcr.text.ranges import PORTS, group_parts, port_parts
+from mcr.text.ranges import PORTS, taken_apart
 
 _MAX_TEXT: Final = 1_000  # characters; no value needs as many
 _WHOLE: Final = range(-(1 << 63), 1 << 63)  # numbers that TOML has
@@ -249,7 +248,7 @@ def _endpoint(
 ) -> dict[str, Any] | None:
     """Its parts; None if something is wrong with one of them or is missing."""
     before = len(faults.found)
-    value = _taken_apart(value)
+    value = taken_apart(value)
     if isinstance(value, dict) and _is_no_port(value.get("port")) and "last_port" not in value:
         noun = what.split()[1]
         faults.add((*path, "port"), f"Invalid {noun} port: {value['port']!r} is not a port", PORTS)
@@ -257,18 +256,6 @@ def _endpoint(
     table = _members(value, path, faults, known=tuple(checks), what=what, needed=() if cut else tuple(_ENDPOINT))
     parts = _checked(table, path, faults, checks, what.split()[1])
     return parts if len(faults.found) == before and parts.keys() >= _ENDPOINT.keys() else None
-
-
-def _taken_apart(value: object) -> object:
-    """With a prefix and a range of ports, which are texts, as members of their own."""
-    if not isinstance(value, dict):
-        return value
-    group, port = value.get("group"), value.get("port")
-    parts = group_parts(group) if isinstance(group, str) and "/" in group and "prefix" not in value else {}
-    if isinstance(port, str) and "last_port" not in value:
-        with suppress(ValueError):
-            parts |= port_parts(port)
-    return value | parts if parts else value
 
 
 def _is_no_port(port: object) -> bool:

@@ -1,5 +1,6 @@
 """Prefixes and ranges of ports, as operators write them. Import-light: mcrctl reads thousands of them."""
 
+from contextlib import suppress
 from typing import Any, Final
 
 PORTS: Final = 'a number from 1 to 65535, or a range such as "5000-5009"'
@@ -46,6 +47,18 @@ def port_parts(text: str) -> dict[str, Any]:
     """As `split_port`, by their names in JSON."""
     port, last_port = split_port(text)
     return {"port": port} if last_port is None else {"port": port, "last_port": last_port}
+
+
+def taken_apart(endpoint: object) -> Any:
+    """An input or output, as a table has it, with a prefix and a range of ports, which are texts, as members."""
+    if not isinstance(endpoint, dict):
+        return endpoint
+    group, port = endpoint.get("group"), endpoint.get("port")
+    parts = group_parts(group) if isinstance(group, str) and "/" in group and "prefix" not in endpoint else {}
+    if isinstance(port, str) and "last_port" not in endpoint:
+        with suppress(ValueError):
+            parts |= port_parts(port)
+    return endpoint | parts if parts else endpoint
 
 
 def _number(text: str) -> int:

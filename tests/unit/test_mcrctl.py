@@ -269,6 +269,17 @@ def test_a_batch_may_come_from_elsewhere(
     assert first["input"] == second["input"] == {"interface": "eth0", "group": "239.1.1.1", "port": 5000}
 
 
+def test_ends_of_json_are_written_as_in_files(run: Run, daemon: Daemon, batch: Callable[[str | bytes], str]) -> None:
+    """Prefixes and ranges of ports as texts."""
+    several: dict[str, Any] = {"interface": "eth0", "group": "239.1.0.0/24", "port": "5000-5009"}
+    apart = {"interface": "eth0", "group": "239.1.0.0", "prefix": 24, "port": 5000, "last_port": 5009}
+    rule = {"input": several, "outputs": [several | {"state": "active"}, "239.1.0.0/24:5000-5009:eth0"]}
+    assert run("add", "--batch", batch(json.dumps([rule, VIEW])))[0] == 0
+    first, second = daemon.calls[0][1]["rules"]
+    assert first == {"input": apart, "outputs": [apart, apart]}
+    assert second["input"] == VIEW["input"]
+
+
 def test_a_batch_comes_from_standard_input(run: Run, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(BATCH.encode())))
     assert run("add", "--batch", "-")[0] == 0

@@ -27,12 +27,14 @@ class McrError(Exception):
         hints: what to do next, one line each.
         kind: its class in a word, for programs.
         faults: those that it sums up, if there are several.
-        passing: mcrd is not there, or ends, and another may be there in a moment.
+        passing: mcrd is not there, ends, or does not answer, and it or another may in a moment.
+        silent: mcrd is there, and does not answer.
     """
 
     kind = "mcr_error"
     faults: Sequence["McrError"] = ()
     passing = False
+    silent = False
 
     code = -32000
     """Error code in a JSON-RPC reply. Codes from -32099 to -32000 are the server's own (JSON-RPC 2.0, 5.1)."""

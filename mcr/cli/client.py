@@ -63,7 +63,9 @@ class Client:
         except OSError as error:
             self._socket.close()
             # Python itself refuses a path of more than 107 bytes, without an errno.
-            raise _passing(_connect_fault(path, origin, error.errno or errno.ENAMETOOLONG)) from None
+            fault = _passing(_connect_fault(path, origin, error.errno or errno.ENAMETOOLONG))
+            fault.silent = error.errno == errno.EAGAIN  # somebody listens, and accepts nobody
+            raise fault from None
         self._received = bytearray()
         self.is_visible = False
 
@@ -177,7 +179,9 @@ def _closed(*hints: str) -> McrError:
 
 def _no_reply(*hints: str) -> McrError:
     what = f"No reply from mcrd within {REPLY_TIMEOUT} s"
-    return _passing(McrError(what, *hints, "is it stopped or overloaded? pgrep -a mcrd; and see its log"))
+    error = _passing(McrError(what, *hints, "is it stopped or overloaded? pgrep -a mcrd; and see its log"))
+    error.silent = True
+    return error
 
 
 def _passing(error: McrError) -> McrError:

@@ -13,7 +13,7 @@ from mcr.cli.command import Command
 from mcr.cli.grid import table
 from mcr.cli.options import common_options
 from mcr.cli.quantities import duration
-from mcr.cli.session import Session
+from mcr.cli.session import Session, told_of_waiting
 from mcr.errors import McrError
 from mcr.text.streams import lost_packets, pids_text
 from mcr.text.visible import all_visible
@@ -34,7 +34,8 @@ def events(session: Session, *, follow: bool) -> None:
     Changes of rules, interfaces, hosts and workers are no events: mcrd's log has them.
 
     mcrd remembers the newest 1,000 events since it was started. With --follow these come first, then what happens. With
-    --json and --follow each is a line. If mcrd ends meanwhile, standard error says so, and the next one is waited for.
+    --json and --follow each is a line, with the time when its mcrd was started (mcrd_started). If mcrd ends meanwhile,
+    or does not answer, standard error says so, and it or the next one is waited for.
     """
     if not follow:
         found = session.call("events")["events"]
@@ -75,7 +76,7 @@ def _line(event: dict[str, Any]) -> str:
 
 def _follow(session: Session) -> None:
     told, of, seen = 0, None, False  # number of the newest, and when the mcrd that counts them was started
-    waits = False
+    waiting = ""  # what has been said of mcrd since it answered last
     while True:
         try:
             with session.connect() as daemon:
@@ -85,14 +86,12 @@ def _follow(session: Session) -> None:
                     found = daemon.call("events", {"after": told})["events"]
                     with session.understand():
                         for event in found:
-                            terminal.show(json.dumps(event) if session.json else _line(event))
+                            terminal.show(json.dumps(event | {"mcrd_started": of}) if session.json else _line(event))
                             told = event["number"]
-                    seen, waits = True, False
+                    seen, waiting = True, ""
                     time.sleep(_INTERVAL)
         except McrError as error:
             if not (seen and error.passing):
                 raise
-        if not waits:
-            terminal.show("mcrd has gone: waiting for the next one", err=True)
-        waits = True
+            waiting = told_of_waiting(error, waiting)
         time.sleep(_INTERVAL)

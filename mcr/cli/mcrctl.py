@@ -19,7 +19,7 @@ import mcr
 from mcr.cli import completion, requests, tables, terminal
 from mcr.cli.command import Group
 from mcr.cli.options import common_options
-from mcr.cli.session import Session
+from mcr.cli.session import Session, told_of_waiting
 from mcr.errors import McrError, RuleNotFound, UsageError
 from mcr.text.visible import all_visible
 
@@ -179,23 +179,21 @@ cli.add_later(
 def _watch(session: Session, which: dict[str, str] | None, show: Callable[[Any], None]) -> None:
     """Show the statistics once per second until Ctrl-C, which ends it and is no failure.
 
-    If mcrd goes after the first time, the next one is waited for.
+    If mcrd goes after the first time, or does not answer, it or the next one is waited for.
     """
-    seen = waits = False
+    seen, waiting = False, ""  # what has been said of mcrd since it answered last
     with suppress(KeyboardInterrupt):
         while True:
             try:
                 with session.connect() as daemon:
                     while True:
                         show(requests.read_stats(session, daemon.call, which))
-                        seen, waits = True, False
+                        seen, waiting = True, ""
                         time.sleep(_WATCH_INTERVAL)
             except McrError as error:
                 if not (seen and error.passing):
                     raise _without_interval(error, which) from None
-            if not waits:
-                terminal.show("mcrd has gone: waiting for the next one", err=True)
-            waits = True
+                waiting = told_of_waiting(error, waiting)
             time.sleep(_WATCH_INTERVAL)
 
 

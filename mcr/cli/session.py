@@ -75,3 +75,11 @@ class Session:
                 f"The program that answers on {self.path} does not answer as this mcrctl expects",
                 f"it is not mcrd, or one of another version: mcrctl version ({type(error).__name__}: {error})",
             ) from error
+
+
+def told_of_waiting(error: McrError, told: str) -> str:
+    """Say that mcrd is waited for and why, unless that has been told; return what has been now."""
+    what = f"mcrd {'does not answer: waiting until it does' if error.silent else 'has gone: waiting for the next one'}"
+    if what != told:
+        terminal.show(what, err=True)
+    return what

@@ -104,6 +104,24 @@ def test_a_daemon_that_does_not_reply_is_given_up(monkeypatch: pytest.MonkeyPatc
             call(path)
         done.set()
     assert not any("change" in hint for hint in caught.value.hints)
+    assert (caught.value.passing, caught.value.silent) == (True, True)
+
+
+def test_a_daemon_that_accepts_nobody_is_there_and_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_REPLY_TIMEVAL", (0, 10_000))
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        with pytest.raises(SystemFault, match="Connection refused") as caught:
+            Client(path, "the default")
+        assert (caught.value.passing, caught.value.silent) == (True, False)
+        listener.listen(0)
+        with (
+            Client(path, "the default"),
+            pytest.raises(SystemFault, match="Resource temporarily unavailable") as caught,
+        ):
+            Client(path, "the default")
+        assert (caught.value.passing, caught.value.silent) == (True, True)
 
 
 def test_what_became_of_a_change_without_an_answer_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +140,7 @@ def test_what_became_of_a_change_is_not_claimed_if_the_daemon_goes() -> None:
         with pytest.raises(McrError, match="closed the connection") as caught:
             daemon.call("remove", {"name": "n"})
         assert caught.value.hints[0].startswith("the change may still be carried out")
+        assert (caught.value.passing, caught.value.silent) == (True, False)
 
 
 def test_a_daemon_that_says_that_it_works_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fake_daemon import Daemon, Run
-from mcr.errors import SystemFault
+from mcr.errors import McrError, SystemFault
 
 SILENT = {
     "number": 1,
@@ -47,12 +47,16 @@ def test_each_event_is_followed_once_also_over_a_restart(
     """Another mcrd counts from 1 again."""
     gone = SystemFault("", 111)
     gone.passing = True
-    answers: list[Any] = [[SILENT], [], gone, gone, [BACK | {"number": 1}], KeyboardInterrupt()]
+    hangs = McrError("No reply from mcrd within 5 s")
+    hangs.passing = hangs.silent = True
+    last = BACK | {"number": 2}
+    answers: list[Any] = [[SILENT], [], gone, gone, [BACK | {"number": 1}], hangs, hangs, [last], hangs, gone]
+    answers.append(KeyboardInterrupt())
     asked = []
 
     def call(_: Daemon, method: str, params: Any = None) -> Any:
         if method == "version":
-            return {"started": f"{len(answers) > 2}"}
+            return {"started": "first" if len(answers) > 7 else "next"}
         asked.append(params["after"])
         answer = answers.pop(0)
         if isinstance(answer, BaseException):
@@ -62,6 +66,11 @@ def test_each_event_is_followed_once_also_over_a_restart(
     monkeypatch.setattr(Daemon, "call", call)
     monkeypatch.setattr("time.sleep", lambda _: None)
     status, out, told = run("events", "--follow", "--json")
-    assert (status, told) == (0, ["mcrd has gone: waiting for the next one"])
-    assert [json.loads(line) for line in out.splitlines()] == [SILENT, BACK | {"number": 1}]
-    assert asked == [0, 1, 1, 1, 0, 1]
+    is_gone, does_not_answer = "mcrd has gone: waiting for the next one", "mcrd does not answer: waiting until it does"
+    assert (status, told) == (0, [is_gone, does_not_answer, does_not_answer, is_gone])
+    assert [json.loads(line) for line in out.splitlines()] == [
+        SILENT | {"mcrd_started": "first"},
+        BACK | {"number": 1, "mcrd_started": "next"},
+        last | {"mcrd_started": "next"},
+    ]
+    assert asked == [0, 1, 1, 1, 0, 1, 1, 1, 2, 2, 2]

@@ -14,6 +14,7 @@ from mcr.relay.placement import PlacedRule
 from mcr.rules.change_log import fields_of
 from mcr.tap.copies import Crowd
 from mcr.tap.returns import Verdict
+from mcr.text.plurals import counted
 
 log = get_logger(Facility.NETWORK)
 
@@ -48,11 +49,12 @@ class Suspicions:
             return
         self._told[placed.tag] = now
         what = (
-            "rule %s: %s sends the same %d payloads again and again, and hardly anything else comes in by %s: "
+            "rule %s: %s sends the same %s again and again, and hardly anything else comes in by %s: "
             "a source that repeats itself, or a loop over another machine that is full"
         )
         rule = placed.rule
-        log.notice(what, rule.label, crowd.origin, crowd.payloads, rule.input.interface, **fields_of(rule))
+        payloads = counted(crowd.payloads, "payload")
+        log.notice(what, rule.label, crowd.origin, payloads, rule.input.interface, **fields_of(rule))
 
     def keep(self, tags: Container[int]) -> None:
         """Forget those of all other rules."""

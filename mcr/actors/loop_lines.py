@@ -24,6 +24,14 @@ class LoopLines:
         self._is_quiet[tag] = tag in self._told
         self._told.setdefault(tag, now)
 
+    def is_late(self, tag: int) -> bool:
+        """Whether a loop that was told of in `debug` goes on once the minute is over: it is told of aloud, once."""
+        now = trio.current_time()
+        if not self.are_quiet(tag) or now < self._told.get(tag, float("-inf")) + _APART:
+            return False
+        self._is_quiet[tag], self._told[tag] = False, now
+        return True
+
     def end(self, tag: int) -> None:
         """It is over."""
         self._is_quiet.pop(tag, None)

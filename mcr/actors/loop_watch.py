@@ -239,7 +239,7 @@ class _State:
         is_to_be_tried = not known and rate >= CROWDED and self.damper.may_try(placed)
         view = View(placed.flows, attached.index, rate, known=origins, is_to_be_tried=is_to_be_tried)
         see = partial(_see, view, around)
-        looks.start_soon(self._look, placed, case, rate, see)
+        looks.start_soon(self._look, placed, case, view, see)
 
     def _urgency(self, due: tuple[PlacedRule, float]) -> tuple[bool, float, float]:
         """Loops that are told of go first, then what is new, most packets first, then what waits for longest."""
@@ -290,7 +290,7 @@ class _State:
         slots = now.rules_grown(before, least) | {each.placed.slot for each in self.told.values()}
         return [self._by_slot[slot] for slot in sorted(slots) if slot in self._by_slot]
 
-    async def _look(self, placed: PlacedRule, case: _Case, rate: float, see: "partial[tuple[Verdict, float]]") -> None:
+    async def _look(self, placed: PlacedRule, case: _Case, view: View, see: "partial[tuple[Verdict, float]]") -> None:
         began, matched = trio.current_time(), self._meter.matched(placed)
         try:
             verdict, cost = await trio.to_thread.run_sync(see, abandon_on_cancel=True)
@@ -307,10 +307,11 @@ class _State:
         if placed.tag in self._cases:  # the rule is still there
             seconds = max(trio.current_time() - began, _MOMENT)
             meanwhile = (self._meter.matched(placed) - matched) / seconds
-            if verdict.crowd and self.damper.try_crowd(placed, verdict.crowd, meanwhile):
+            may_try = view.is_to_be_tried and placed.tag not in self.told
+            if may_try and verdict.crowd and self.damper.try_crowd(placed, verdict.crowd, meanwhile):
                 return
-            self.suspicions.heed(placed, rate, verdict)
-            self._judge(placed, case, rate, verdict)
+            self.suspicions.heed(placed, view.rate, verdict)
+            self._judge(placed, case, view.rate, verdict)
 
     def _heed_trial(self, tried: Tried) -> None:
         """Somebody was refused for a moment. If it was no loop, that may be one in which everything takes longer."""
@@ -356,18 +357,23 @@ class _State:
         self.told[placed.tag] = _Told(placed, found, verdict, time, time)
         case.told = time
         self._lines.begin(placed.tag)
-        rule = placed.rule
+        self._say_told(self.told[placed.tag])
+
+    def _say_told(self, told: _Told) -> None:
+        rule = told.placed.rule
         what = "rule %s: what it sends on seems to come back to %s from %s: a loop over another machine"
-        say = log.debug if self._lines.are_quiet(placed.tag) else log.warning
-        say(what, rule.label, rule.input.interface, ", ".join(map(str, found)), **fields_of(rule))
+        say = log.debug if self._lines.are_quiet(told.placed.tag) else log.warning
+        say(what, rule.label, rule.input.interface, ", ".join(map(str, told.origins)), **fields_of(rule))
 
     def _forget(self) -> None:
-        """Loops that were not seen for long."""
+        """Loops that were not seen for long. What lasts, and was told of in `debug`, is told of aloud."""
         time = trio.current_time()
         for each in [*self.told.values()]:
             if time - each.seen >= _FORGOTTEN:
                 what = f"its loop over another machine was not seen for {_FORGOTTEN:.0f} s"
                 self._end(each, f"{what}; whether it is over is not known")
+            elif self._lines.is_late(each.placed.tag):
+                self._say_told(each)
 
     def _end(self, told: _Told, why: str) -> None:
         del self.told[told.placed.tag]

@@ -12,13 +12,12 @@ import attrs
 import trio
 
 from mcr.actors.loop_lines import LoopLines
+from mcr.actors.refusal_telling import Teller
 from mcr.actors.refused import Fall, Others, Refused, SparedSenders, Trial
 from mcr.actors.worker_supervisor import WorkerSupervisor
-from mcr.errors import ShuttingDown, SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Address, Flow, Input
 from mcr.model.log import Facility
-from mcr.model.loop import REFUSED_SECONDS
 from mcr.relay.placement import PlacedRule
 from mcr.relay.refusals import MAX_REFUSED, Refusal
 from mcr.rules.change_log import fields_of
@@ -40,8 +39,11 @@ _SHARED: Final = "others send from this address, too"
 _UNSEEN: Final = "no look has shown that to refuse it ends the loop"
 _UNBROKEN: Final = "what others send went on to come back again and again while it was refused"
 _GOES_ON: Final = "it went on while it was refused, as a source does"
+_UNSURE: Final = "it was not seen whether it falls silent"
+_ONCE: Final = "that it once fell silent was all that spoke for a loop"
 _PAUSED: Final = "has only paused: it is in no loop"
 _OWN: Final = "now sends what is its own: it closes no loop"
+_CLEARED: Final = "is taken again, and only its silence spoke for a loop"
 _NAMED: Final = "another rule names it as a source"
 _LITTLE: Final = "too little was seen that was not on its way before; it is looked at again"
 _BESIDE: Final = "it is only seen to return what sources of other rules send"
@@ -65,14 +67,14 @@ class Damper:
 
     def __init__(self, workers: WorkerSupervisor, meter: Meter, tried: Callable[[Tried], None]) -> None:
         """`tried`: is told how a trial has ended in which somebody was to fall silent."""
-        self._workers, self._meter, self._tried = workers, meter, tried
+        self._meter, self._tried = meter, tried
         self.lines = LoopLines()
         self._refused: dict[tuple[int, bytes], Refused] = {}  # by tags of rules, and addresses
         self._spared = SparedSenders()
-        self._ended: set[int] = set()  # places in which workers count until they are told of it
         self._why_not: dict[int, str] = {}  # by tags of rules
         self._rules: Collection[PlacedRule] = ()
-        self._due = trio.Event()
+        self._heard: tuple[int, ...] = ()  # how far workers had read at the last reading
+        self._teller = Teller(workers, meter, self._refused, self._put_off)
 
     # What is told of it.
 
@@ -153,9 +155,9 @@ class Damper:
         if echo.is_shared:
             self._spare(refused, _SHARED, _SHARED)
         elif echo.is_source:
-            self._spare(refused, "it sends what is its own")
+            self._spare(refused, "it sends what is its own", seen=_OWN)
         elif is_whole and refused.is_over(echo):
-            self._end(refused, "it returns nothing any more")
+            self._end_unproven(refused, "it returns nothing any more")
         elif refused.goes_on(echo):
             if is_alone:
                 self._spare(refused, _UNBROKEN, _UNBROKEN, is_tried=True)
@@ -187,7 +189,7 @@ class Damper:
         is_part, accused = returner.is_part, returner.turns
         began = Refused(placed, origin, refusal, now, now, before, others, now, is_part, trial, accused, fall)
         self._refused[placed.tag, origin.address] = began
-        self._due.set()
+        self._teller.due.set()
 
     def _whether_not(self, source: Input, returner: Return, echo: Echo | None) -> str:
         origin = returner.origin
@@ -203,7 +205,7 @@ class Damper:
         return _NAMED if _is_named(self._rules, source.interface, flow) else ""
 
     def _free_place(self) -> int | None:
-        taken = self._ended | {each.refusal.place for each in self._refused.values()}
+        taken = self._teller.ended | {each.refusal.place for each in self._refused.values()}
         return next((each for each in range(MAX_REFUSED) if each not in taken), None)
 
     # How it ends.
@@ -219,7 +221,7 @@ class Damper:
             elif _is_named(rules, each.refusal.interface, each.refusal.flow):
                 self._end(each, _NAMED)
         if self._refused:
-            self._due.set()
+            self._teller.due.set()
 
     def end(self, tag: int, why: str) -> None:
         """Nothing more is told of the loop of this rule."""
@@ -230,11 +232,22 @@ class Damper:
         """Forget all."""
         self._refused.clear()
 
-    def _spare(self, refused: Refused, why: str, then: str = _SOURCE, *, is_tried: bool = False) -> None:
-        """It is no echo. `then`: why it is not refused from now on. `is_tried`: it may be, if the whole is proven."""
+    def _spare(
+        self, refused: Refused, why: str, then: str = _SOURCE, *, is_tried: bool = False, seen: str = _CLEARED
+    ) -> None:
+        """It is no echo. `then`: why it is not refused now, but for a whole (`is_tried`). `seen`: ends its loop."""
         seconds = self._spared.acquit(refused, then, is_tried=is_tried)
         self._why_not[refused.placed.tag] = then
         self._end(refused, f"{why}; it is not {'tried' if is_tried else 'refused'} again for {_in_words(seconds)}")
+        if refused.fall and refused.fall.is_broken:
+            self._tried(Tried(refused.placed, refused.origin, refused.fall, seen))
+
+    def _end_unproven(self, refused: Refused, why: str) -> None:
+        """Nothing is seen of it any more. Who only fell silent may have paused, and is not tried again at once."""
+        if refused.fall:
+            self._spare(refused, why, _ONCE, is_tried=True)
+        else:
+            self._end(refused, why)
 
     def _put_off(self, refused: Refused, why: str, *, is_tried: bool = False) -> None:
         """Nothing is proven of it, and it is not refused now. `is_tried`: unless the whole is proven."""
@@ -247,69 +260,57 @@ class Damper:
 
     def _end(self, refused: Refused, why: str) -> None:
         rule = refused.placed.rule
-        del self._refused[refused.placed.tag, refused.origin.address]
-        self._ended.add(refused.refusal.place)
-        self._due.set()
+        if not self._refused.pop((refused.placed.tag, refused.origin.address), None):
+            return  # it has ended with another one
+        self._teller.ended.add(refused.refusal.place)
+        self._teller.due.set()
         what = "rule %s: what %s sends is taken again: %s; refused: %s"
         dropped = counted(self._count(refused), "datagram")
         self._notice(refused.placed)(what, rule.label, refused.origin, why, dropped, **fields_of(rule))
+        if refused.fall and not refused.fall.is_broken:  # no loop is told of that could end
+            self.lines.end(refused.placed.tag)
 
     # The clock.
 
     async def run(self) -> None:
         """Look after those who are refused until cancelled, or until mcrd ends."""
-        told = float("-inf")
-        while True:
-            if not self._refused and not self._ended:
-                await self._due.wait()
-            self._read()
-            if self._due.is_set() or trio.current_time() >= told + REFUSED_SECONDS / 4:
-                self._due, told = trio.Event(), trio.current_time()
-                await self._tell()
-            await trio.sleep(_EVERY)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._teller.run)
+            while True:
+                if self._teller.is_idle:
+                    await self._teller.due.wait()
+                self._read()
+                await trio.sleep(_EVERY)
 
     def _read(self) -> None:
         """See who sends."""
-        now = trio.current_time()
+        now, before, self._heard = trio.current_time(), self._heard, self._meter.heard()
+        have_run = all(was != heard for was, heard in zip(before, self._heard, strict=False))
         for each in [*self._refused.values()]:
             count, matched = self._meter.refused(each.refusal.place), self._meter.matched(each.placed)
-            if each.fall and (is_loop := each.fall.read(now, count, matched)) is not None:
+            is_heeded = have_run and count > each.before
+            if each.fall and each.fall.is_undecided:
+                self._teller.due.set()  # who reads that has run
+            if each.fall and (is_loop := each.fall.read(now, count, matched, is_heeded=is_heeded)) is not None:
                 self._end_fall(each, each.fall, is_loop=is_loop)
             elif each.are_others_silent(matched, count, now):
-                self._spare(each, "it goes on while others are silent")
-                if each.fall:  # all that is told of the loop is that it once fell silent
-                    self._tried(Tried(each.placed, each.origin, each.fall, _OWN))
+                self._spare(each, "it goes on while others are silent", seen=_OWN)
             elif each.trial and each.trial.is_in_vain(now):
                 self._put_off(each, _UNSEEN, is_tried=True)
             elif now >= each.proven + _UNPROVEN:
-                self._end(each, f"it was not seen to return anything for {_UNPROVEN:.0f} s")
+                self._end_unproven(each, f"it was not seen to return anything for {_UNPROVEN:.0f} s")
 
     def _end_fall(self, refused: Refused, fall: Fall, *, is_loop: bool) -> None:
         """It is known whether somebody fell silent by being refused."""
-        if not is_loop:
-            self._spare(refused, _GOES_ON, _GOES_ON, is_tried=True)
-        self._tried(Tried(refused.placed, refused.origin, fall, "" if is_loop else _PAUSED))
+        placed, origin = refused.placed, refused.origin
         if is_loop:
-            _say_refused(refused.placed, refused.origin, is_quiet=self.lines.are_quiet(refused.placed.tag))
-
-    async def _tell(self) -> None:
-        asked, ended, now = [*self._refused.values()], [*self._ended], trio.current_time()
-        try:
-            await self._workers.refuse(tuple(each.refusal for each in asked))
-        except SystemFault as error:
-            for each in asked:  # it is tried again, and workers go on with those that they were told of, for a while
-                there = self._refused.get((each.placed.tag, each.origin.address)) is each
-                if there and now >= each.told + REFUSED_SECONDS:
-                    self._put_off(each, f"it cannot be refused: {error}")
-        except ShuttingDown:
-            log.debug("nobody is refused any more: mcrd ends")
-        else:
-            self._ended.difference_update(ended)
-            for each in asked:
-                each.told = now
-                if each.fall:
-                    count, matched = self._meter.refused(each.refusal.place), self._meter.matched(each.placed)
-                    each.fall.begin(trio.current_time(), count, matched)
+            self._tried(Tried(placed, origin, fall, ""))
+            _say_refused(placed, origin, is_quiet=self.lines.are_quiet(placed.tag))
+            return
+        why = _GOES_ON if fall.is_loud else _UNSURE
+        self._spare(refused, why, why, is_tried=True, seen=_PAUSED)
+        if not fall.is_broken:
+            self._tried(Tried(placed, origin, fall, _PAUSED))
 
 
 def _suspected(crowd: Crowd) -> Return:

@@ -20,6 +20,7 @@ _SPARED: Final = 600.0  # seconds in which a machine that was no echo is not ref
 _SPARED_DOUBTFULLY: Final = 10.0  # the same, after its first trial on a machine that is very busy
 _LONGEST_SPARED: Final = 86_400.0
 _LATE: Final = 0.15  # seconds between two readings: then the whole machine may have stood still, and they tell nothing
+_SOON: Final = 0.025  # seconds after workers were told in which a reading tells too little
 _SLOW: Final = 0.1  # seconds until workers are told: nothing tells on so busy a machine how much waits for them
 _FALLEN: Final = 0.1  # of what somebody sent before: it fell silent, but for what others send
 _AS_BEFORE: Final = 0.5  # of it: it goes on
@@ -61,13 +62,30 @@ class Fall:
             self._last, self._ends = (now, refused, matched), now + _LONGEST_FALL
             self.is_doubtful = now > self.asked + _SLOW
 
-    def read(self, now: float, refused: int, matched: int) -> bool | None:
+    @property
+    def is_undecided(self) -> bool:
+        """Whether workers refuse it, and it is to be seen what it does then."""
+        return self._last is not None and not self.is_broken
+
+    @property
+    def is_loud(self) -> bool:
+        """Whether it was seen to go on."""
+        return self._loud > 0
+
+    def read(self, now: float, refused: int, matched: int, *, is_heeded: bool) -> bool | None:
         """See what both counters say: that of the refused one, and that of the rule, which others send.
+
+        Args:
+            now: the time.
+            refused: what the one says.
+            matched: what the other says.
+            is_heeded: all workers have run since the last reading, and something was refused. Otherwise the counter
+                stands still whoever sends.
 
         Returns:
             True, once: it has fallen silent. False: it goes on, maybe later. None: that is not known, or known.
         """
-        if self._last is None:
+        if self._last is None or now < self._last[0] + _SOON:
             return None
         (time, refused_before, matched_before), self._last = self._last, (now, refused, matched)
         seconds = now - time
@@ -75,19 +93,24 @@ class Fall:
             self._silent = self._loud = 0
             self.is_doubtful = True
         else:
-            self._count((refused - refused_before) / seconds, (matched - matched_before) / seconds)
+            rates = (refused - refused_before) / seconds, (matched - matched_before) / seconds
+            self._count(*rates, is_heeded=is_heeded)
         if self.is_broken:
             return False if self._loud >= _AGAIN else None
         self.is_broken = self._silent >= _SILENT
         goes_on = now >= self._ends or (self._readings >= _LOUD and self._loud > 0)
         return self.is_broken or (False if goes_on else None)
 
-    def _count(self, rate: float, others: float) -> None:
+    def _count(self, rate: float, others: float, *, is_heeded: bool) -> None:
         """A reading, in packets a second."""
-        is_silent = rate <= min(_FALLEN * self.before + self.outputs * others, _AS_BEFORE * self.before)
+        half = _AS_BEFORE * self.before
+        if not is_heeded and rate <= half:  # who reads that may stand still: it tells nothing
+            self.is_doubtful = True
+            return
+        is_silent = others <= half and rate <= min(_FALLEN * self.before + self.outputs * others, half)
         self._readings += 1
         self._silent = self._silent + 1 if is_silent else 0
-        self._loud = self._loud + 1 if rate > _AS_BEFORE * self.before else 0
+        self._loud = self._loud + 1 if rate > half else 0
         if not self.is_broken:
             self.after = rate
 

@@ -171,6 +171,11 @@ class Segment(CountsRules):
         return int(self.shared.refused[place])
 
     @property
+    def heard(self) -> int:
+        """Bytes of commands that the worker has ever read."""
+        return int(self.shared.rule_ring.head)
+
+    @property
     def engine(self) -> str | None:
         """What the worker runs on; None before the first has started."""
         return ENGINES.get(self.shared.header.engine)

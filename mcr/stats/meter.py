@@ -35,3 +35,7 @@ class Meter:
     def refused(self, place: int) -> int:
         """Datagrams of the flows that were refused with this place."""
         return sum(each.refused(place) for each in self.segments)
+
+    def heard(self) -> tuple[int, ...]:
+        """How far each worker has read what it is told: who has not moved after it was told something stands still."""
+        return tuple(each.heard for each in self.segments)

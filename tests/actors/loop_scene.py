@@ -24,7 +24,7 @@ from mcr.relay.refusals import Refusal
 from mcr.shm.kept import Kept
 from mcr.stats.meter import Meter
 from mcr.stats.moment import Counts
-from mcr.tap.copies import Origin, Return
+from mcr.tap.copies import Crowd, Echo, Origin, Return, Sightings
 from mcr.tap.returns import Verdict, View
 
 RULE = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), (Output(ip_address("239.9.9.1"), 6000, "eth1"),))
@@ -40,6 +40,24 @@ RETURNER = Origin(bytes.fromhex("020000000009"), bytes([198, 18, 0, 9]))
 OWN = IPv4Interface("198.18.0.1/24")
 LOOP = Verdict((Return(RETURNER, 48, 50),), seconds=0.5)
 VARIED, UNSURE, OVER = Verdict(is_varied=True), Verdict(), Verdict(is_over=True)
+PART = attrs.evolve(LOOP, returners=(attrs.evolve(LOOP.returners[0], returned=20, is_part=True),))
+SOURCE = Origin(bytes.fromhex("020000000007"), bytes([198, 18, 0, 7]))
+CROWD = Verdict(crowd=Crowd(RETURNER, 16_000, 4, 9), seconds=0.5)
+
+
+def echoed(times: int) -> Verdict:
+    """A look that saw each datagram come back so many times."""
+    seen = Sightings()
+    seen.settle()
+    for number in range(50):
+        for origin in (SOURCE, *[RETURNER] * times):
+            seen.add(origin, number)
+    return Verdict(echoes=seen.echoes({RETURNER}), seconds=0.5)
+
+
+def silent(sent: int) -> Verdict:
+    """A look that saw nothing come back."""
+    return Verdict(is_over=True, echoes=(Echo(RETURNER, 0, 0, sent),), seconds=0.5)
 
 
 class Actors:
@@ -60,6 +78,11 @@ class Actors:
         if self.fault:
             raise self.fault
         self.refused = wanted
+        self.heard += not self.is_stopped
+
+    heard = 0
+    is_stopped = False
+    """Whether the worker stands still, and reads nothing of what it is told."""
 
 
 class Scene:
@@ -128,6 +151,10 @@ class Scene:
     def refused(self, place: int) -> int:
         self._count()
         return self._meter.refused(place)
+
+    def heard(self) -> tuple[int, ...]:
+        self.shared.rule_ring.head = self.actors.heard
+        return self._meter.heard()
 
     def sources(self) -> list[str]:
         """That are refused."""

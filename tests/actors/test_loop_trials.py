@@ -6,33 +6,14 @@ import attrs
 import pytest
 import trio.testing
 
-from loop_scene import LOOP, NAMED, PLACED, RETURNER, UNSURE, VARIED, Scene
+from loop_scene import CROWD, LOOP, NAMED, PART, PLACED, RETURNER, UNSURE, VARIED, Scene, echoed, silent
 from mcr.diagnosis.loop_findings import with_loops
 from mcr.model.finding import Finding
 from mcr.model.finding import Verdict as Judged
 from mcr.model.rule import Output
 from mcr.relay.placement import PlacedRule
-from mcr.tap.copies import AGAIN, Crowd, Echo, Origin, Return, Sightings, again
+from mcr.tap.copies import AGAIN, Crowd, Echo, Origin, Return, again
 from mcr.tap.returns import Verdict
-
-PART = attrs.evolve(LOOP, returners=(attrs.evolve(LOOP.returners[0], returned=20, is_part=True),))
-SOURCE = Origin(bytes.fromhex("020000000007"), bytes([198, 18, 0, 7]))
-CROWD = Verdict(crowd=Crowd(RETURNER, 16_000, 4, 9), seconds=0.5)
-
-
-def echoed(times: int) -> Verdict:
-    """A look that saw each datagram come back so many times."""
-    seen = Sightings()
-    seen.settle()
-    for number in range(50):
-        for origin in (SOURCE, *[RETURNER] * times):
-            seen.add(origin, number)
-    return Verdict(echoes=seen.echoes({RETURNER}), seconds=0.5)
-
-
-def silent(sent: int) -> Verdict:
-    """A look that saw nothing come back."""
-    return Verdict(is_over=True, echoes=(Echo(RETURNER, 0, 0, sent),), seconds=0.5)
 
 
 async def test_who_returns_a_part_stays_refused_if_that_breaks_the_circle(
@@ -155,10 +136,6 @@ async def test_a_circle_that_was_broken_once_may_be_seen_to_go_on(
     assert "went on to come back again and again" in caplog.text
 
 
-def with_range() -> PlacedRule:
-    return attrs.evolve(PLACED, rule=attrs.evolve(PLACED.rule, input=attrs.evolve(PLACED.rule.input, last_port=5001)))
-
-
 def with_outputs(count: int) -> PlacedRule:
     outputs = tuple(Output(ip_address(f"239.9.9.{number}"), 6000, "eth1") for number in range(count))
     return attrs.evolve(PLACED, rule=attrs.evolve(PLACED.rule, outputs=outputs))
@@ -266,6 +243,13 @@ async def test_what_may_be_a_full_loop_is_told_of_and_nobody_is_refused(
     assert scene.watch.told() == ()
 
 
+async def test_one_payload_is_one(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await scene.pass_time(20, 4000, Verdict(crowd=Crowd(RETURNER, 16_000, 1, 9), seconds=0.5))
+    assert "sends the same 1 payload again" in caplog.text
+
+
 async def test_a_source_that_repeats_itself_seldom_is_not_told_of(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,130 +282,3 @@ async def test_a_very_busy_rule_is_looked_at_at_once_and_then_seldom(
     assert await scene.pass_time(55, 150_000) == 0
     assert await scene.pass_time(60, 150_000) == 1
     assert len(scene.watch.told()) == 1
-
-
-async def begin_trial(scene: Scene, rate: int = 4000) -> None:
-    """Somebody sends the same few payloads, until a look ends."""
-    scene.look_seconds = 0.4
-    await scene.pass_time(0.9, rate, CROWD)
-    await scene.pass_time(0.02, rate)
-
-
-async def test_who_falls_silent_by_being_refused_is_a_loop(
-    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Though nothing of others was seen to come back; that each datagram does once for each output is no circle."""
-    began = trio.current_time()
-    while not scene.sources():
-        scene.look_seconds = 0.4
-        await scene.pass_time(0.05, 4000, CROWD)
-    assert trio.current_time() < began + 1
-    assert scene.watch.told() == ()
-    await scene.pass_time(0.04, 100, returned=4000)  # what is on its way
-    await scene.pass_time(0.3, 500, echoed(1), returned=500)
-    (finding,) = with_loops([], scene.watch.told(), {})
-    assert finding.what.endswith("a loop over another machine, and the rule takes nothing from 198.18.0.9")
-    assert "packets a second came from there, and 500 once they were refused; noticed " in finding.evidence
-    await scene.pass_time(30, 500, returned=500)
-    assert scene.sources() == ["198.18.0.9"]
-    assert [each.split(": ")[1][:35] for each in caplog.messages] == [
-        "what 198.18.0.9 (02:00:00:00:00:09)",
-        "what it sends on seems to come back",
-        "what 198.18.0.9 (02:00:00:00:00:09)",
-    ]
-
-
-async def test_who_goes_on_while_it_is_refused_is_a_source(
-    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It loses a tenth of a second, once in ten minutes, and is named."""
-    await begin_trial(scene)
-    assert scene.sources() == ["198.18.0.9"]
-    assert scene.looks[-1].is_to_be_tried
-    await scene.pass_time(0.12, 0, returned=4000)
-    assert scene.sources() == []
-    assert "it went on while it was refused, as a source does; it is not tried again for 10 minutes" in caplog.text
-    await scene.pass_time(60, 4000)
-    autojump_clock.jump(480)  # in which nothing flows
-    await scene.pass_time(50, 4000)
-    assert not scene.looks[-1].is_to_be_tried
-    assert caplog.text.count("is refused for a moment") == 1
-    assert "a source that repeats itself, or a loop" in caplog.text
-    assert (scene.watch.loops(), len(scene.watch.told())) == ((), 1)
-    while not scene.sources():
-        await scene.pass_time(0.5, 4000)
-    assert 600 < trio.current_time() < 670
-    assert "seems to come back" not in caplog.text
-
-
-@pytest.mark.slow
-async def test_a_trial_on_a_busy_machine_is_held_again_soon(
-    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Once: the next one counts."""
-    scene.actors.slowness = 0.15
-    await begin_trial(scene)
-    await scene.pass_time(0.5, 0, returned=4000)
-    assert scene.sources() == []
-    assert "as a source does; it is not tried again for 10 s; refused: " in caplog.text
-    began = trio.current_time()
-    while not scene.sources():
-        await scene.pass_time(0.1, 4000)
-    assert 9 < trio.current_time() - began < 20
-    await scene.pass_time(0.5, 0, returned=4000)
-    await scene.pass_time(590, 4000)
-    assert scene.sources() == []
-
-
-async def test_who_pauses_while_it_is_refused_is_taken_again_soon(
-    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """And nothing more is told of a loop. A short pause proves nothing."""
-    await begin_trial(scene)
-    await scene.pass_time(0.15, 50)
-    await scene.pass_time(0.1, 50, returned=4000)
-    assert scene.sources() == []
-    assert "seems to come back" not in caplog.text
-    autojump_clock.jump(690)
-    await scene.pass_time(10, 10)
-    await begin_trial(scene)
-    await scene.pass_time(0.3, 50, UNSURE)
-    assert (scene.sources(), len(scene.watch.loops())) == (["198.18.0.9"], 1)
-    await scene.pass_time(0.6, 50, returned=4000)
-    assert (scene.sources(), scene.watch.loops()) == ([], ())
-    assert "(02:00:00:00:00:09) has only paused: it is in no loop" in caplog.text
-
-
-async def test_what_a_circle_was_fed_with_from_its_other_end_is_taken_again_soon(
-    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """There the machine that brings it also brings what nobody sends here."""
-    await begin_trial(scene)
-    await scene.pass_time(0.25, 0, UNSURE, returned=100)
-    assert (scene.sources(), len(scene.watch.loops())) == (["198.18.0.9"], 1)
-    await scene.pass_time(0.3, 0, returned=100)
-    assert scene.sources() == []
-    assert "it goes on while others are silent" in caplog.text
-    assert scene.watch.told() == ()
-    assert "rule tv: 198.18.0.9 (02:00:00:00:00:09) now sends what is its own: it closes no loop" in caplog.text
-    await scene.pass_time(30, 4000, CROWD)  # unless it does, which is told as what it looks like
-    assert (scene.sources(), scene.watch.loops(), len(scene.watch.told())) == ([], (), 1)
-
-
-@pytest.mark.parametrize(
-    ("placed", "rate", "crowd"),
-    [
-        (PLACED, 1900, CROWD.crowd),
-        (PLACED, 4000, attrs.evolve(CROWD.crowd, is_shared=True) if CROWD.crowd else None),
-        (with_range(), 4000, CROWD.crowd),
-    ],
-    ids=["seldom", "shared", "range"],
-)
-async def test_who_is_not_refused_for_a_moment(
-    scene: Scene, autojump_clock: trio.testing.MockClock, placed: PlacedRule, rate: int, crowd: Crowd
-) -> None:
-    await scene.stats.rules_placed((placed,), ())
-    scene.look_seconds = 0.4
-    await scene.pass_time(10, rate, Verdict(crowd=crowd, seconds=0.4))
-    assert scene.looks
-    assert scene.sources() == []

@@ -103,6 +103,7 @@ _RULE_OR_MORE = {"input", "outputs", "rule_id", "name"}
 _END = itemgetter("interface", "group", "port")
 _GROUP = itemgetter("group")
 _END_MEMBERS = 3
+_LONGEST_GROUP = len("239.255.255.255")
 
 
 def _plain_rules(values: Sequence[Any]) -> list[Rule | None]:
@@ -123,8 +124,10 @@ def _read_plain(value: Any) -> Plain | None:
         return None
     ends = [source, *outputs]
     try:
-        groups = "".join(map(_GROUP, ends))
-        if {*map(len, ends)} != {_END_MEMBERS} or ":" in groups or "/" in groups:  # IPv6, a range
+        groups = [*map(_GROUP, ends)]
+        if {*map(len, ends)} != {_END_MEMBERS} or max(map(len, groups)) > _LONGEST_GROUP:
+            return None
+        if ":" in (text := "".join(groups)) or "/" in text:  # IPv6, a range
             return None
         return [*map(_END, ends)], value.get("rule_id"), value.get("name")
     except (KeyError, TypeError):  # one is no object, or a group no text

@@ -66,6 +66,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         tally.stop()
         os.read(queue, len(portions) * _BYTES)  # no process begins another
     if process:
+        session.config._tmp_path_factory._basetemp = None  # type: ignore[attr-defined]  # the first one tidies it up
         return True
     for number, (pid, said) in enumerate(forked.items(), 1):
         session.testsfailed += _has_failed(pid, said, tally, number)

@@ -11,7 +11,13 @@ import pytest
 
 from shares import share_out
 
-CONFTEST = "from shares import pytest_addoption, pytest_runtestloop"
+CONFTEST = """
+from shares import pytest_addoption, pytest_runtestloop
+
+def pytest_sessionfinish(session):
+    with open("tidied", "a") as tidied:
+        tidied.write(f"{session.config._tmp_path_factory._basetemp is not None}\\n")
+"""
 TEST = """
 import os, pytest
 
@@ -123,6 +129,8 @@ def test_tests_of_a_file_run_beside_each_other_and_those_alone_when_nothing_else
     pids, names = zip(*(line.split() for line in (tmp_path / "ran").read_text().splitlines()), strict=True)
     assert {*names[:2]} == {"0", "1"}
     assert names[2:] == ("alone", "alone")
+    # Two that tidy up the directory of all would be in each other's way.
+    assert sorted((tmp_path / "tidied").read_text().split()) == ["False", "True"]
     assert pids[0] != pids[1]
     assert pids[2] == pids[3]
 
